@@ -1,0 +1,1 @@
+//! Comparing a store with the log.

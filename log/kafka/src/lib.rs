@@ -1,0 +1,1 @@
+//! The log on Apache Kafka: the only crate that names rdkafka.

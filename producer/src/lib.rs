@@ -1,0 +1,1 @@
+//! The write API: a library and its HTTP gateway.

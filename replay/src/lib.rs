@@ -1,0 +1,1 @@
+//! Rebuilding a store from the log: plan, shadow generation, swap, repair.

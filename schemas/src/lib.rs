@@ -1,0 +1,1 @@
+//! JSON Schema files: validation of payloads, and the columns that a schema means.

@@ -1,0 +1,1 @@
+//! A sink in this process, for tests and for trying things out.

@@ -1,0 +1,1 @@
+//! Stores that speak the Redis protocol.

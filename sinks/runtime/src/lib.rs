@@ -1,0 +1,1 @@
+//! Workers: delivery from the log to one sink, with retry, dead letters and fencing.
