@@ -24,6 +24,11 @@ impl Version {
         Version(epoch << OFFSET_BITS | ((offset.max(0) as u64 + 1) & OFFSET_MASK))
     }
 
+    /// Which life of the topic it belongs to.
+    pub fn epoch(self) -> u64 {
+        self.0 >> OFFSET_BITS
+    }
+
     /// As a signed number, for stores that have no unsigned ones; never negative.
     pub fn as_i64(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)

@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod header;
 pub mod keyed;
+pub mod lives;
 pub mod log;
 pub mod name;
 pub mod nearest;

@@ -114,7 +114,8 @@ pub trait Subscription: Send {
     /// Waits for the next change of what this member owns.
     async fn next(&mut self) -> Result<Change, LogError>;
 
-    /// Begins reading assigned partitions at the given offsets; one reader each, in the same order.
+    /// Begins reading assigned partitions at the given offsets; one reader each, in the same order. For a partition that
+    /// was started before, and whose reader has been dropped, reading begins anew at the given offset.
     async fn start(&mut self, at: &[(TopicPartition, Offset)]) -> Result<Vec<Box<dyn PartitionReader>>, LogError>;
 
     /// Gives up partitions; their readers have been dropped.

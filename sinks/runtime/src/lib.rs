@@ -1,1 +1,18 @@
-//! Workers: delivery from the log to one sink, with retry, dead letters and fencing.
+//! Workers: what carries events from the log to one sink. The runtime owns delivery, which is the batches, their order,
+//! retries, the circuit breaker, dead letters and parked keys, and the fence; a sink only writes what it is given.
+
+mod breaker;
+pub mod dead_letter;
+mod deliver;
+pub mod job;
+mod options;
+mod parked;
+mod partition;
+pub mod status;
+mod triage;
+mod worker;
+
+pub use job::{Job, JobError};
+pub use options::{OnReject, Options};
+pub use parked::Parked;
+pub use worker::{Feed, Worker, WorkerError};

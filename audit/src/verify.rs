@@ -1,0 +1,242 @@
+//! Verification of one collection in one store: every record is compared with the log by identity, version, event id and
+//! digest. It may run while the store is being written to.
+//!
+//! The store is scanned between two looks at its positions. What the first look covers must be there; what came between
+//! the two looks may be there or not yet; but whatever is there must be exactly what the log has at that version.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
+use primal_core::error::LogError;
+use primal_core::event::{EventRef, Op};
+use primal_core::log::{EventLog, Limits};
+use primal_core::sink::Stored;
+use primal_core::{Digest, Epochs, Offset, Partition, Records, Sink, SinkError, Target, Version};
+use primal_runtime::dead_letter::{self, Origin};
+use serde::Serialize;
+
+/// How many differences of each sort a report lists; all are counted.
+const LISTED: usize = 100;
+
+/// Verification could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The store failed.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store cannot be read back.
+    #[error("{0} cannot be read back, so it cannot be verified")]
+    Unreadable(String),
+}
+
+/// Which events a build was made of, where not of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// The first offset per partition; 0 where none is given.
+    pub from: BTreeMap<Partition, Offset>,
+    /// Only these keys; all when empty.
+    pub keys: BTreeSet<String>,
+}
+
+/// One record that is not as the log says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The key, or the event's id where every event is a record.
+    pub key: String,
+    /// The version that the log says.
+    pub expected: Option<u64>,
+    /// The version that the store has.
+    pub found: Option<u64>,
+}
+
+/// What verification of one collection found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// The sink.
+    pub sink: String,
+    /// The collection.
+    pub collection: String,
+    /// Table, hash or index.
+    pub place: String,
+    /// Events of the log that were looked at.
+    pub events: u64,
+    /// Records of the store that were compared, tombstones included.
+    pub records: u64,
+    /// Records that are exactly as the log says.
+    pub verified: u64,
+    /// Events left out because they are dead letters.
+    pub dead_letters: u64,
+    /// Records whose event is no longer in the log (retention), so that nothing can be said of them.
+    pub unverifiable: u64,
+    /// In the log, not in the store.
+    pub missing: Found,
+    /// In the store, not in the log.
+    pub extra: Found,
+    /// In the store with an older version than the log's last.
+    pub stale: Found,
+    /// In the store with other contents than the log's event of that version.
+    pub differing: Found,
+}
+
+/// Differences of one sort.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Found {
+    /// All of them.
+    pub count: u64,
+    /// The first hundred, by key.
+    pub first: Vec<Difference>,
+}
+
+impl Found {
+    fn add(&mut self, key: &str, expected: Option<Version>, found: Option<Version>) {
+        self.count += 1;
+        if self.first.len() < LISTED {
+            let difference =
+                Difference { key: key.to_owned(), expected: expected.map(|v| v.0), found: found.map(|v| v.0) };
+            self.first.push(difference);
+        }
+    }
+}
+
+impl Report {
+    /// Whether nothing differs.
+    pub fn is_clean(&self) -> bool {
+        [&self.missing, &self.extra, &self.stale, &self.differing].iter().all(|found| found.count == 0)
+    }
+}
+
+/// What the store has and what the log says of one identity.
+#[derive(Default)]
+struct Entry {
+    stored: Option<(Version, Option<Digest>, String)>,
+    /// The last event that must have been applied, and whether it leaves a record.
+    settled: Option<(Version, bool)>,
+    /// Whether the stored version's event says the same; `None` until that event is met.
+    same: Option<bool>,
+    /// Whether the log has any event of it, applied or not.
+    known: bool,
+}
+
+/// Compares a build with the log. `progress` is told how many events have been read.
+///
+/// # Errors
+/// The store or the log failed.
+pub async fn verify(
+    sink: &dyn Sink,
+    log: &dyn EventLog,
+    target: &Target,
+    epochs: &Epochs,
+    scope: &Scope,
+    mut progress: impl FnMut(u64),
+) -> Result<Report, VerifyError> {
+    let reader = sink.reader().ok_or_else(|| VerifyError::Unreadable(target.sink.to_string()))?;
+    let before = sink.positions(target).await?;
+    let mut entries: HashMap<String, Entry> = HashMap::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = reader.scan(target, cursor.as_deref()).await?;
+        for stored in page.records {
+            let digest = stored.digest();
+            let Stored { identity, version, event_id, .. } = stored;
+            entries.entry(identity).or_default().stored = Some((version, digest, event_id));
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let after = sink.positions(target).await?;
+    let letters: BTreeSet<Origin> = dead_letter::read_all(log, &target.sink).await?.into_keys().collect();
+    let mut report = Report {
+        sink: target.sink.to_string(),
+        collection: target.collection.to_string(),
+        place: target.place(),
+        records: entries.len() as u64,
+        ..Report::default()
+    };
+    let topic = target.collection.topic();
+    let extents = log.extents(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
+    let mut oldest = BTreeMap::new();
+    for (partition, extent) in (0..).zip(extents) {
+        let Some(end) = after.get(&partition).map(|p| p.offset().min(extent.end)) else { continue };
+        let start = scope.from.get(&partition).copied().unwrap_or(0).max(extent.start);
+        oldest.insert(partition, extent.start);
+        let settled = before.get(&partition).map_or(0, |p| p.offset());
+        if start >= end {
+            continue;
+        }
+        let mut reader = log.read(&topic, partition, start..end).await?;
+        let mut records = Records::new();
+        while reader.fetch(&mut records, Limits { records: 10_000, bytes: 4 << 20 }).await? {
+            for record in records.iter() {
+                let origin = Origin { topic: topic.to_string(), partition, offset: record.offset };
+                let is_letter = letters.contains(&origin);
+                report.events += 1;
+                report.dead_letters += u64::from(is_letter);
+                let Ok(event) = EventRef::decode(record) else { continue };
+                if scope.keys.is_empty() || scope.keys.contains(event.key) {
+                    let version = epochs.version(partition, record.offset);
+                    let must = !is_letter && record.offset < settled;
+                    compare(&mut entries, target, &event, version, must);
+                }
+            }
+            progress(records.len() as u64);
+            records.clear();
+        }
+    }
+    judge(entries, epochs, &oldest, &mut report);
+    Ok(report)
+}
+
+/// Takes in one event of the log. `must`: the store has to have applied it.
+fn compare(entries: &mut HashMap<String, Entry>, target: &Target, event: &EventRef<'_>, version: Version, must: bool) {
+    let every = target.projection.keeps_every_event();
+    let identity = if every { event.id } else { event.key };
+    let entry = entries.entry_ref(identity).or_default();
+    // A repeated id is the same event; the first counts.
+    if every && entry.settled.is_some() {
+        return;
+    }
+    entry.known = true;
+    if must {
+        entry.settled = Some((version, every || event.op != Op::Delete));
+    }
+    if let Some((stored, digest, event_id)) = &entry.stored
+        && *stored == version
+    {
+        let expected = match event.data.map(std::str::from_utf8) {
+            Some(Ok(data)) => target.digest(data).ok(),
+            _ => None,
+        };
+        entry.same = Some(expected == *digest && event_id == event.id);
+    }
+}
+
+fn judge(entries: HashMap<String, Entry>, epochs: &Epochs, oldest: &BTreeMap<Partition, Offset>, report: &mut Report) {
+    let mut sorted: Vec<_> = entries.into_iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    // Below this, an event may have been in the log once.
+    let gone = oldest.iter().filter(|(_, start)| **start > 0).map(|(p, start)| epochs.version(*p, *start)).max();
+    for (key, entry) in sorted {
+        let settled = entry.settled.map(|(version, _)| version);
+        match (&entry.stored, entry.settled) {
+            (None, Some((version, true))) => report.missing.add(&key, Some(version), None),
+            (None, _) => {}
+            (Some((stored, _, _)), Some((version, _))) if *stored < version => {
+                report.stale.add(&key, Some(version), Some(*stored));
+            }
+            (Some((stored, _, _)), _) => match entry.same {
+                Some(true) => report.verified += 1,
+                Some(false) => report.differing.add(&key, settled, Some(*stored)),
+                None if gone.is_some_and(|gone| *stored < gone) || stored.epoch() < epochs.oldest() => {
+                    report.unverifiable += 1;
+                }
+                None if entry.known => report.differing.add(&key, settled, Some(*stored)),
+                None => report.extra.add(&key, None, Some(*stored)),
+            },
+        }
+    }
+}

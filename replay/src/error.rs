@@ -1,0 +1,52 @@
+//! Why a replay did not do what was asked.
+
+use primal_audit::{Report, VerifyError};
+use primal_core::SinkError;
+use primal_core::error::LogError;
+use primal_core::lives::LivesError;
+use primal_runtime::JobError;
+
+/// An error of a replay.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The request makes no sense; nothing was done.
+    #[error("{0}")]
+    Usage(String),
+    /// The new build does not hold what the log says; the live one was left as it is.
+    #[error("verification found differences; the live generation was left as it is, the new one is kept as {}", .0.place)]
+    Different(Box<Report>),
+    /// Stopped half-way; the same command goes on from there.
+    #[error("{0}")]
+    Interrupted(String),
+    /// The store failed.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The collection's epochs cannot be had.
+    #[error(transparent)]
+    Lives(#[from] LivesError),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<VerifyError> for ReplayError {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Sink(error) => ReplayError::Sink(error),
+            VerifyError::Log(error) => ReplayError::Log(error),
+            VerifyError::Unreadable(_) => ReplayError::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<JobError> for ReplayError {
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::Cancelled => ReplayError::Interrupted(error.to_string()),
+            JobError::Fenced | JobError::Failed(_) => ReplayError::Failed(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Filling a build from the log: partitions side by side, each from where the build's own position is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use primal_core::log::EventLog;
+use primal_core::sink::{Positions, Target};
+use primal_core::{Epochs, Offset, Records};
+use primal_runtime::{Job, dead_letter};
+use tokio::task::JoinSet;
+
+use crate::plan::Range;
+use crate::{Progress, Replay, ReplayError, Request};
+
+/// What all partitions of one fill share.
+#[derive(Clone)]
+struct Fill {
+    job: Job,
+    log: Arc<dyn EventLog>,
+    target: Target,
+    epochs: Arc<Epochs>,
+    keys: Arc<BTreeSet<String>>,
+    letters: Arc<HashSet<(i32, Offset)>>,
+    partitions: usize,
+}
+
+impl Replay {
+    /// Brings a build up to the end of the given ranges, from where its positions are.
+    pub(crate) async fn fill(
+        &self,
+        request: &Request,
+        target: &Target,
+        ranges: &[Range],
+        progress: &Arc<dyn Progress>,
+    ) -> Result<(), ReplayError> {
+        let positions = self.sink.positions(target).await?;
+        let fill = Fill {
+            job: self.job.clone(),
+            log: self.log.clone(),
+            target: target.clone(),
+            epochs: request.feed.epochs.clone(),
+            keys: Arc::new(request.keys.clone()),
+            letters: Arc::new(self.letters(target).await?),
+            partitions: ranges.len(),
+        };
+        let mut running = JoinSet::new();
+        for range in ranges {
+            running.spawn(fill.clone().partition(*range, positions.clone(), progress.clone()));
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.map_err(|e| ReplayError::Failed(format!("a task of the replay ended: {e}")))??;
+        }
+        Ok(())
+    }
+
+    /// Where the sink's dead letters of a collection stand: a rebuild leaves them out as the live build did.
+    pub(crate) async fn letters(&self, target: &Target) -> Result<HashSet<(i32, Offset)>, ReplayError> {
+        let all = dead_letter::read_all(&*self.log, &self.name).await?;
+        let ours = all.into_keys().filter(|origin| origin.topic == target.collection.as_str());
+        Ok(ours.map(|origin| (origin.partition, origin.offset)).collect())
+    }
+}
+
+impl Fill {
+    async fn partition(
+        self,
+        range: Range,
+        positions: Positions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<(), ReplayError> {
+        let partition = range.partition;
+        let mut position = positions.get(&partition).copied();
+        let start = position.map_or(range.from, |p| p.offset().max(range.from));
+        let mut records = Records::new();
+        if start >= range.to {
+            // Nothing to read, yet the build has to say that it is as far as the log, or it never counts as caught up.
+            if position.is_none() && range.to > 0 {
+                records.advance_to(range.to);
+                let (target, mut none) = (&self.target, HashSet::new());
+                self.job.apply(target, &self.epochs, partition, &records, &mut position, &mut none).await?;
+            }
+            return Ok(());
+        }
+        let topic = self.target.collection.topic();
+        let mut reader = self.log.read(&topic, partition, start..range.to).await?;
+        let limits = self.job.limits(self.partitions);
+        while reader.fetch(&mut records, limits).await? {
+            let mut left_out: HashSet<Offset> =
+                records.iter().filter(|r| !self.takes(partition, r)).map(|r| r.offset).collect();
+            self.job.apply(&self.target, &self.epochs, partition, &records, &mut position, &mut left_out).await?;
+            progress.advance(records.len() as u64);
+            records.clear();
+        }
+        Ok(())
+    }
+
+    fn takes(&self, partition: i32, record: &primal_core::RecordRef<'_>) -> bool {
+        let wanted = |key: &[u8]| std::str::from_utf8(key).is_ok_and(|key| self.keys.contains(key));
+        (self.keys.is_empty() || record.key.is_some_and(wanted)) && !self.letters.contains(&(partition, record.offset))
+    }
+}

@@ -1,0 +1,225 @@
+//! A new generation beside the live one: fill it, verify it, catch up with live traffic, swap. And the way back.
+//!
+//! No worker has to take part. The store itself keeps the positions of both generations and which one is live, and every
+//! write of a worker checks that; so the swap is one act of the store, a worker that writes to the old generation
+//! is fenced by it, and goes on with the new one from that one's own positions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use primal_audit::{Report, Scope, verify};
+use primal_core::sink::{Build, Target};
+use primal_core::{Fault, Retry};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::plan::{Plan, Range};
+use crate::{Mode, Progress, Replay, ReplayError, Request};
+
+/// Fill until no more than this is left before verifying.
+const NEARLY: u64 = 5_000;
+/// How long the last catching up may take, with live writes racing it.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// What a replay did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rebuilt {
+    /// The sink.
+    pub sink: String,
+    /// The collection.
+    pub collection: String,
+    /// How it wrote.
+    pub mode: Mode,
+    /// Events read.
+    pub events: u64,
+    /// The generation that is live now, for a shadow.
+    pub generation: Option<u64>,
+    /// The verification before the swap, or of the copy.
+    pub verified: Option<Report>,
+    /// Records written by a repair.
+    pub applied: u64,
+    /// Events that the store refuses, by a repair.
+    pub rejected: u64,
+}
+
+impl Replay {
+    /// Does what a plan says.
+    ///
+    /// # Errors
+    /// Whatever was done is kept; the same request goes on from there.
+    pub async fn execute(
+        &self,
+        request: &Request,
+        plan: &Plan,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Rebuilt, ReplayError> {
+        let target = request.feed.target(&self.name, plan.build.clone());
+        match plan.mode {
+            Mode::Shadow => self.shadow(request, plan, &target, &progress).await,
+            Mode::Copy => self.copy(request, plan, &target, &progress).await,
+            Mode::Repair => self.repair(request, plan, &target, &*progress).await,
+        }
+    }
+
+    async fn shadow(
+        &self,
+        request: &Request,
+        plan: &Plan,
+        target: &Target,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Rebuilt, ReplayError> {
+        let swap = self.sink.swap().ok_or_else(|| ReplayError::Usage(format!("{} cannot swap", self.name)))?;
+        let Build::Beside(generation) = target.build else {
+            return Err(ReplayError::Failed("a shadow needs a generation of its own".to_owned()));
+        };
+        if !plan.resumes {
+            let builds = self.sink.builds(&self.name, &target.collection).await?;
+            if let Some(old) = builds.rebuild {
+                swap.discard(&target.with_build(Build::Beside(old.generation))).await?;
+            }
+            swap.begin(target, &plan.selection).await?;
+        }
+        self.sink.prepare(target).await?;
+        progress.begin("rebuild", plan.events);
+        let mut ranges = plan.ranges.clone();
+        self.fill(request, target, &ranges, progress).await?;
+        // A long fill leaves a longer tail behind; each round's tail is shorter than the one before.
+        for _ in 0..20 {
+            if self.extend(request, &mut ranges).await? <= NEARLY {
+                break;
+            }
+            self.fill(request, target, &ranges, progress).await?;
+        }
+        let report = self.verified(request, plan, target, progress).await?;
+        progress.begin("catch up and swap", 0);
+        self.catch_up_and_swap(request, target, generation, &mut ranges, progress).await?;
+        Ok(Rebuilt {
+            events: ranges.iter().map(|r| (r.to - r.from) as u64).sum(),
+            generation: Some(generation),
+            verified: Some(report),
+            ..self.nothing(request, Mode::Shadow)
+        })
+    }
+
+    async fn copy(
+        &self,
+        request: &Request,
+        plan: &Plan,
+        target: &Target,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Rebuilt, ReplayError> {
+        let positions = self.sink.positions(target).await?;
+        let past = |range: &&Range| positions.get(&range.partition).is_some_and(|p| p.offset() > range.to);
+        if let Some(range) = plan.ranges.iter().find(past) {
+            return Err(ReplayError::Usage(format!(
+                "{} already holds partition {} beyond offset {}; choose another name",
+                plan.place, range.partition, range.to
+            )));
+        }
+        self.sink.prepare(target).await?;
+        progress.begin("copy", plan.events);
+        self.fill(request, target, &plan.ranges, progress).await?;
+        let report = self.verified(request, plan, target, progress).await?;
+        Ok(Rebuilt { events: plan.events, verified: Some(report), ..self.nothing(request, Mode::Copy) })
+    }
+
+    async fn verified(
+        &self,
+        request: &Request,
+        plan: &Plan,
+        target: &Target,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Report, ReplayError> {
+        progress.begin("verify", plan.events);
+        let from = plan.ranges.iter().map(|range| (range.partition, range.from)).collect();
+        let scope = Scope { from, keys: request.keys.clone() };
+        let told = |events| progress.advance(events);
+        let report = verify(&*self.sink, &*self.log, target, &request.feed.epochs, &scope, told).await?;
+        if report.is_clean() { Ok(report) } else { Err(ReplayError::Different(Box::new(report))) }
+    }
+
+    /// Reads to the end and asks for the swap, until the store finds the new generation at or past the live one.
+    async fn catch_up_and_swap(
+        &self,
+        request: &Request,
+        target: &Target,
+        generation: u64,
+        ranges: &mut [Range],
+        progress: &Arc<dyn Progress>,
+    ) -> Result<(), ReplayError> {
+        let swap = self.sink.swap().ok_or_else(|| ReplayError::Usage(format!("{} cannot swap", self.name)))?;
+        let until = Instant::now() + CATCH_UP;
+        let mut attempt = 0;
+        while Instant::now() < until {
+            self.extend(request, ranges).await?;
+            self.fill(request, target, ranges, progress).await?;
+            let refused = match swap.swap(target, true).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => None,
+                Err(error) if error.retry == Retry::No && error.fault != Fault::Fenced => return Err(error.into()),
+                Err(error) => Some(error),
+            };
+            if let Some(error) = refused {
+                tracing::warn!(%error, "the swap failed, trying again");
+                let pause = self.env.backoff(Duration::from_millis(200), Duration::from_secs(5), attempt);
+                tokio::time::sleep(pause).await;
+                // It may have been done although the answer was lost.
+                if self.sink.builds(&self.name, &target.collection).await.is_ok_and(|b| b.live == generation) {
+                    return Ok(());
+                }
+            }
+            attempt += 1;
+        }
+        Err(ReplayError::Interrupted(format!(
+            "live writes stayed ahead of generation {generation} for {} s; it is verified and kept, and the same command \
+             goes on from here",
+            CATCH_UP.as_secs()
+        )))
+    }
+
+    /// Moves the ends of ranges to the present end of the log; how many events that adds.
+    async fn extend(&self, request: &Request, ranges: &mut [Range]) -> Result<u64, ReplayError> {
+        let topic = request.feed.collection.topic();
+        let extents = self.log.extents(&topic).await?.ok_or(primal_core::LogError::NoTopic(topic))?;
+        let mut added = 0;
+        for range in ranges {
+            if let Some(extent) = extents.get(range.partition as usize) {
+                added += (extent.end - range.to).max(0) as u64;
+                range.to = extent.end.max(range.to);
+            }
+        }
+        Ok(added)
+    }
+
+    /// Makes the previous generation live again; which one that is. It catches up from its own positions as soon as a
+    /// worker runs.
+    ///
+    /// # Errors
+    /// There is none, or the store failed.
+    pub async fn rollback(&self, request: &Request) -> Result<u64, ReplayError> {
+        let collection = &request.feed.collection;
+        let builds = self.sink.builds(&self.name, collection).await?;
+        let Some(previous) = builds.previous else {
+            return Err(ReplayError::Usage(format!(
+                "{} keeps no previous generation of {collection}; generation {} is the only one",
+                self.name, builds.live
+            )));
+        };
+        let swap = self.sink.swap().ok_or_else(|| ReplayError::Usage(format!("{} cannot swap", self.name)))?;
+        swap.swap(&request.feed.target(&self.name, Build::Beside(previous)), false).await?;
+        Ok(previous)
+    }
+
+    pub(crate) fn nothing(&self, request: &Request, mode: Mode) -> Rebuilt {
+        Rebuilt {
+            sink: self.name.clone(),
+            collection: request.feed.collection.to_string(),
+            mode,
+            events: 0,
+            generation: None,
+            verified: None,
+            applied: 0,
+            rejected: 0,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Delivery without a place in the group: what replay uses to fill a build beside the live one, to write a range again,
+//! and to redrive dead letters. The same batches, retries and dead letters as a worker's.
+
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use primal_core::batch::{Batch, Mode};
+use primal_core::error::{LogError, Rejected};
+use primal_core::event::EventRef;
+use primal_core::log::{EventLog, Limits, TopicPartition};
+use primal_core::{Env, Epochs, Offset, Partition, Position, Records, Sink, SinkSpec, Target};
+use tokio_util::sync::CancellationToken;
+
+use crate::breaker::Breaker;
+use crate::deliver::{Delivery, Ended, Shared, Verdict};
+use crate::options::Options;
+use crate::parked::Parked;
+use crate::status::Status;
+
+/// Why a job ended early.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Another job writes to the same build, or the build is not what it was.
+    #[error("another process writes to the same place, or it was swapped meanwhile; look with `primalcore status`")]
+    Fenced,
+    /// Asked to stop. What was done is kept.
+    #[error("interrupted; the same command goes on from here")]
+    Cancelled,
+    /// A reason that does not pass by itself.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What writing a range again did.
+#[derive(Clone, Debug, Default)]
+pub struct Rewritten {
+    /// Records written.
+    pub applied: u64,
+    /// Events below what the store holds.
+    pub stale: u64,
+    /// Events that the store refuses.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Writes to one sink on behalf of a job.
+#[derive(Clone)]
+pub struct Job {
+    shared: Arc<Shared>,
+    cancel: CancellationToken,
+}
+
+impl Job {
+    /// Reads from the log which keys are parked.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn new(
+        name: &str,
+        spec: &SinkSpec,
+        sink: Arc<dyn Sink>,
+        log: Arc<dyn EventLog>,
+        options: Options,
+        env: Env,
+        cancel: CancellationToken,
+    ) -> Result<Self, LogError> {
+        let shared = Shared {
+            name: name.to_owned(),
+            sink,
+            capability: spec.capability,
+            parked: Parked::load(&*log, name).await?,
+            log,
+            options,
+            breaker: Breaker::new(env.clone()),
+            env,
+            status: Status::new(name, "job"),
+        };
+        Ok(Job { shared: Arc::new(shared), cancel })
+    }
+
+    /// How much to fetch for one batch when `partitions` are worked on at once.
+    pub fn limits(&self, partitions: usize) -> Limits {
+        Limits {
+            records: self.shared.options.batch_limit(&self.shared.capability),
+            bytes: self.shared.options.byte_limit(partitions),
+        }
+    }
+
+    /// The sink's parked keys.
+    pub fn parked(&self) -> &Parked {
+        &self.shared.parked
+    }
+
+    /// Applies records of a partition and moves the build's position behind them. Those at offsets in `left_out` (they
+    /// have a dead letter) are not applied.
+    ///
+    /// # Errors
+    /// The position is where the store says.
+    pub async fn apply(
+        &self,
+        target: &Target,
+        epochs: &Epochs,
+        partition: Partition,
+        records: &Records,
+        position: &mut Option<Position>,
+        left_out: &mut HashSet<Offset>,
+    ) -> Result<(), JobError> {
+        let place = TopicPartition { topic: target.collection.topic(), partition };
+        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel };
+        delivery.run(records, position, left_out).await.map_err(|ended| self.error(&ended))
+    }
+
+    /// Writes events again without moving any position: equal versions too in [`Mode::Repair`]. Refused events are
+    /// reported, the rest is written.
+    ///
+    /// # Errors
+    /// What was written stays.
+    pub async fn rewrite(
+        &self,
+        target: &Target,
+        epochs: &Epochs,
+        partition: Partition,
+        mode: Mode,
+        events: Vec<EventRef<'_>>,
+    ) -> Result<Rewritten, JobError> {
+        let place = TopicPartition { topic: target.collection.topic(), partition };
+        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel };
+        let mut done = Rewritten::default();
+        let mut pending = vec![events];
+        while let Some(mut events) = pending.pop() {
+            let batch = Batch::fold(partition, epochs, target.projection, events.iter().copied());
+            let rejected = match batch {
+                Err(rejected) => rejected,
+                Ok(batch) if batch.events.is_empty() => continue,
+                Ok(mut batch) => {
+                    batch.mode = mode;
+                    match delivery.write(&batch).await {
+                        Ok(outcome) => {
+                            done.applied += outcome.applied;
+                            done.stale += outcome.stale;
+                            continue;
+                        }
+                        Err(Verdict::Ended(ended)) => return Err(self.error(&ended)),
+                        Err(Verdict::Rejected(list)) => list,
+                    }
+                }
+            };
+            if rejected.is_empty() {
+                // The store did not say which: look in each half, the first half first.
+                let second = events.split_off(events.len() / 2);
+                pending.push(second);
+                pending.push(events);
+            } else {
+                let refused: HashSet<Offset> = rejected.iter().map(|r| r.offset).collect();
+                events.retain(|event| !refused.contains(&event.record.offset));
+                done.rejected.extend(rejected);
+                pending.push(events);
+            }
+        }
+        Ok(done)
+    }
+
+    fn error(&self, ended: &Ended) -> JobError {
+        match ended {
+            Ended::Reestablish => JobError::Fenced,
+            Ended::Cancelled => JobError::Cancelled,
+            Ended::Failed(reason) => JobError::Failed(format!("sink {}: {reason}", self.shared.name)),
+        }
+    }
+}

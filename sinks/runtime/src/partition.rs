@@ -1,0 +1,225 @@
+//! One partition of a worker: learn from the store where it stands, read from there, and deliver batch after batch; the
+//! next batch is fetched while the one before is written.
+
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use primal_core::error::LogError;
+use primal_core::log::{Limits, PartitionReader, TopicPartition};
+use primal_core::sink::Build;
+use primal_core::{Epochs, Fault, Offset, Position, Records, Retry, SinkError, Target};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::deliver::{Delivery, Ended, Shared};
+use crate::status::State;
+
+/// A request to the worker, which owns the place in the group.
+pub(crate) struct Start {
+    pub place: TopicPartition,
+    pub at: Offset,
+    pub reply: oneshot::Sender<Result<Box<dyn PartitionReader>, LogError>>,
+}
+
+pub(crate) struct PartitionTask {
+    pub shared: Arc<Shared>,
+    pub place: TopicPartition,
+    pub target: Target,
+    pub epochs: Arc<Epochs>,
+    pub starts: mpsc::Sender<Start>,
+    pub cancel: CancellationToken,
+    pub limits: Limits,
+}
+
+impl PartitionTask {
+    /// Delivers until cancelled. The error is a reason for the whole sink to stop.
+    pub(crate) async fn run(self) -> Result<(), String> {
+        loop {
+            match self.session().await {
+                Err(Ended::Reestablish) => {}
+                Err(Ended::Failed(reason)) => return Err(reason),
+                Err(Ended::Cancelled) | Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    async fn session(&self) -> Result<(), Ended> {
+        let (target, position, offset) = self.establish().await?;
+        let reader = self.start(offset).await?;
+        self.pump(target, position, reader).await
+    }
+
+    /// Asks the store which generation is live and how far it is, until it answers.
+    async fn establish(&self) -> Result<(Target, Option<Position>, Offset), Ended> {
+        loop {
+            let Some(permit) = self.cancel.run_until_cancelled(self.shared.breaker.permit()).await else {
+                return Err(Ended::Cancelled);
+            };
+            let error = match self.store_position().await {
+                Ok((target, position)) => {
+                    permit.answered();
+                    let offset = self.resume_at(position).await?;
+                    self.shared.status.set(State::Running, None);
+                    return Ok((target, position, offset));
+                }
+                Err(error) => error,
+            };
+            if error.retry == Retry::No && error.fault != Fault::Fenced {
+                permit.answered();
+                return Err(Ended::Failed(error.to_string()));
+            }
+            let retry = if error.retry == Retry::No { Retry::Backoff } else { error.retry };
+            self.shared.pause(permit, retry, &error.to_string());
+        }
+    }
+
+    async fn store_position(&self) -> Result<(Target, Option<Position>), SinkError> {
+        let sink = &self.shared.sink;
+        let builds = sink.builds(&self.shared.name, &self.target.collection).await?;
+        let target = self.target.with_build(Build::Live(builds.live));
+        sink.prepare(&target).await?;
+        let position = sink.positions(&target).await?.get(&self.place.partition).copied();
+        Ok((target, position))
+    }
+
+    /// Where to read from, or why the log cannot serve that.
+    async fn resume_at(&self, position: Option<Position>) -> Result<Offset, Ended> {
+        let extent = loop {
+            match self.shared.log.extents(&self.place.topic).await {
+                Ok(Some(extents)) => break extents.get(self.place.partition as usize).copied(),
+                Ok(None) => break None,
+                Err(error) if error.is_passing() => self.wait_for_log(&error).await?,
+                Err(error) => return Err(Ended::Failed(error.to_string())),
+            }
+        };
+        let (name, topic, partition) = (&self.shared.name, &self.place.topic, self.place.partition);
+        let Some(extent) = extent else {
+            return Err(Ended::Failed(format!("{topic}/{partition} is not in the log any more")));
+        };
+        if usize::try_from(partition).is_ok_and(|p| p >= self.epochs.partitions()) {
+            return Err(Ended::Failed(format!(
+                "{topic} has more partitions than the {} on record; `primalcore topics --renew {topic}` begins a new epoch",
+                self.epochs.partitions()
+            )));
+        }
+        let rebuild = format!("`replay --sink {name} --collection {topic} --from earliest --mode shadow --execute`");
+        let offset = match position {
+            Some(position) if position.epoch() >= self.epochs.oldest() => position.offset(),
+            _ => 0,
+        };
+        if offset < extent.start {
+            return Err(Ended::Failed(format!(
+                "offsets [{offset}, {}) of {topic}/{partition} are no longer in the log (retention), but {name} has not \
+                 applied them; {rebuild} builds it anew from what is left",
+                extent.start
+            )));
+        }
+        if offset > extent.end {
+            return Err(Ended::Failed(format!(
+                "{name} has applied {topic}/{partition} up to offset {offset}, but the log ends at {}: offsets [{}, {offset}) \
+                 are missing. Was the topic re-created? then `primalcore topics --renew {topic}` begins a new epoch, or \
+                 {rebuild} builds the store anew from what the log has",
+                extent.end, extent.end
+            )));
+        }
+        Ok(offset)
+    }
+
+    async fn start(&self, at: Offset) -> Result<Box<dyn PartitionReader>, Ended> {
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let request = Start { place: self.place.clone(), at, reply };
+            let asked = async {
+                self.starts.send(request).await.ok()?;
+                answer.await.ok()
+            };
+            match self.cancel.run_until_cancelled(asked).await.flatten() {
+                None => return Err(Ended::Cancelled),
+                Some(Ok(reader)) => return Ok(reader),
+                Some(Err(error)) if error.is_passing() => self.wait_for_log(&error).await?,
+                Some(Err(error)) => return Err(Ended::Failed(error.to_string())),
+            }
+        }
+    }
+
+    async fn pump(
+        &self,
+        target: Target,
+        mut position: Option<Position>,
+        mut reader: Box<dyn PartitionReader>,
+    ) -> Result<(), Ended> {
+        let delivery = Delivery {
+            shared: &self.shared,
+            target: &target,
+            epochs: &self.epochs,
+            place: &self.place,
+            cancel: &self.cancel,
+        };
+        let (mut current, mut next) = (Records::new(), Records::new());
+        loop {
+            if current.is_empty() {
+                match self.cancel.run_until_cancelled(self.gather(&mut *reader, &mut current)).await {
+                    None => return Err(Ended::Cancelled),
+                    Some(fetched) => self.fetched(fetched).await?,
+                }
+            }
+            let mut broken = Ok(true);
+            {
+                let mut letters = HashSet::new();
+                let write = delivery.run(&current, &mut position, &mut letters);
+                tokio::pin!(write);
+                loop {
+                    let room = broken.is_ok() && !self.limits.reached(&next);
+                    tokio::select! {
+                        biased;
+                        done = &mut write => break done?,
+                        more = reader.fetch(&mut next, self.limits), if room => broken = more,
+                    }
+                }
+            }
+            current.clear();
+            std::mem::swap(&mut current, &mut next);
+            if self.cancel.is_cancelled() {
+                return Err(Ended::Cancelled);
+            }
+            self.fetched(broken).await?;
+        }
+    }
+
+    /// At least one record, then as many as come within the linger.
+    async fn gather(&self, reader: &mut dyn PartitionReader, into: &mut Records) -> Result<bool, LogError> {
+        let more = reader.fetch(into, self.limits).await?;
+        let linger = self.shared.options.linger();
+        if !linger.is_zero() {
+            let until = tokio::time::Instant::now() + linger;
+            while !self.limits.reached(into) {
+                match tokio::time::timeout_at(until, reader.fetch(into, self.limits)).await {
+                    Ok(result) => result?,
+                    Err(_) => break,
+                };
+            }
+        }
+        Ok(more)
+    }
+
+    async fn fetched(&self, fetched: Result<bool, LogError>) -> Result<(), Ended> {
+        match fetched {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_passing() => {
+                self.wait_for_log(&error).await?;
+                Err(Ended::Reestablish)
+            }
+            // The range may have been cut under us; the check on the way back in says so in full.
+            Err(LogError::OutOfRange { .. }) => Err(Ended::Reestablish),
+            Err(error) => Err(Ended::Failed(error.to_string())),
+        }
+    }
+
+    async fn wait_for_log(&self, error: &LogError) -> Result<(), Ended> {
+        self.shared.status.set(State::Retrying, Some(error.to_string()));
+        tracing::warn!(sink = self.shared.name, place = ?self.place, %error, "the log failed");
+        let (base, limit) = (std::time::Duration::from_millis(200), std::time::Duration::from_secs(2));
+        let pause = tokio::time::sleep(self.shared.env.backoff(base, limit, 3));
+        self.cancel.run_until_cancelled(pause).await.ok_or(Ended::Cancelled)
+    }
+}
