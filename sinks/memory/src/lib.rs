@@ -1,1 +1,295 @@
-//! A sink in this process, for tests and for trying things out.
+//! A sink in this process's memory, with every promise of the contract kept: for tests, for benchmarks of all that is not
+//! a store, and as the shortest reading of what a sink has to do.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use primal_core::batch::{Batch, BatchEvent, Mode};
+use primal_core::error::Rejected;
+use primal_core::event::Op;
+use primal_core::sink::{
+    Build, Builds, Capability, Class, Content, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader,
+    Rebuild, Sink, SinkSpec, Stored, Swap, SwapKind, Target,
+};
+use primal_core::{Collection, Fault, SinkError, Version};
+use serde::Deserialize;
+
+/// This process's memory.
+pub static MEMORY: SinkSpec = SinkSpec {
+    name: "memory",
+    family: "memory",
+    summary: "this process's memory; gone when it ends",
+    capability: Capability {
+        class: Class::Transactional,
+        projections: &[Projection::Document, Projection::Table, Projection::Events],
+        swap: SwapKind::Atomic,
+        reads: true,
+        max_batch: 20_000,
+        max_payload: 64 << 20,
+    },
+    options: &[OptionSpec {
+        name: "name",
+        default: Some("default"),
+        help: "stores of one name in one process are one store",
+    }],
+    build: |settings| {
+        let config: Config = settings.read()?;
+        Ok(Arc::new(Memory { store: store(&config.name) }) as Arc<dyn Sink>)
+    },
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    #[serde(default = "default_name")]
+    name: String,
+}
+
+fn default_name() -> String {
+    "default".to_owned()
+}
+
+type Store = Arc<Mutex<Tables>>;
+
+fn store(name: &str) -> Store {
+    static STORES: LazyLock<Mutex<HashMap<String, Store>>> = LazyLock::new(Mutex::default);
+    STORES.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
+}
+
+/// Everything under one lock, so each call is a transaction.
+#[derive(Default)]
+struct Tables {
+    /// By place; what a place holds goes along when it is renamed.
+    records: HashMap<String, BTreeMap<String, Stored>>,
+    /// By sink and position name.
+    positions: HashMap<(String, String), Positions>,
+    /// By sink and collection.
+    builds: HashMap<(String, Collection), Builds>,
+}
+
+struct Memory {
+    store: Store,
+}
+
+impl Memory {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    fn builds(&self, target: &Target) -> Builds {
+        let key = (target.sink.to_string(), target.collection.clone());
+        self.builds.get(&key).cloned().unwrap_or_else(first)
+    }
+
+    fn builds_mut(&mut self, target: &Target) -> &mut Builds {
+        self.builds.entry((target.sink.to_string(), target.collection.clone())).or_insert_with(first)
+    }
+
+    /// Checks generation and position; a batch that passes is written whole.
+    fn fence(&self, target: &Target, batch: &Batch<'_>) -> Result<(), SinkError> {
+        let live = self.builds(target).live;
+        let wrong = match target.build {
+            Build::Live(generation) => generation != live,
+            Build::Beside(generation) => generation == live,
+            Build::Named(_) => false,
+        };
+        if wrong {
+            let message =
+                format!("generation {live} of {} is live, {:?} was written to", target.collection, target.build);
+            return Err(SinkError::new(Fault::Fenced, message));
+        }
+        let Some(advance) = batch.advance else { return Ok(()) };
+        let found = self.positions.get(&position_key(target)).and_then(|p| p.get(&batch.partition)).copied();
+        if found == advance.expected {
+            return Ok(());
+        }
+        let message = format!("the position is {found:?}, expected {:?}", advance.expected);
+        Err(SinkError::new(Fault::Fenced, message))
+    }
+
+    fn drop_build(&mut self, target: &Target) {
+        self.records.remove(&target.place());
+        self.positions.remove(&position_key(target));
+    }
+}
+
+fn first() -> Builds {
+    Builds { live: 1, ..Builds::default() }
+}
+
+fn position_key(target: &Target) -> (String, String) {
+    (target.sink.to_string(), target.position_name())
+}
+
+#[async_trait]
+impl Sink for Memory {
+    async fn check(&self) -> Result<Health, SinkError> {
+        Ok(Health { version: "memory".to_owned(), notes: Vec::new() })
+    }
+
+    async fn builds(&self, sink: &str, collection: &Collection) -> Result<Builds, SinkError> {
+        let key = (sink.to_owned(), collection.clone());
+        Ok(self.tables().builds.get(&key).cloned().unwrap_or_else(first))
+    }
+
+    async fn prepare(&self, target: &Target) -> Result<(), SinkError> {
+        self.tables().records.entry(target.place()).or_default();
+        Ok(())
+    }
+
+    async fn positions(&self, target: &Target) -> Result<Positions, SinkError> {
+        Ok(self.tables().positions.get(&position_key(target)).cloned().unwrap_or_default())
+    }
+
+    async fn write(&self, target: &Target, batch: &Batch<'_>) -> Result<Outcome, SinkError> {
+        let contents = contents(target, batch)?;
+        let mut tables = self.tables();
+        tables.fence(target, batch)?;
+        let records = tables.records.entry(target.place()).or_default();
+        let mut outcome = Outcome::default();
+        for (event, content) in batch.events.iter().zip(contents) {
+            let newer = |stored: Version| match (batch.mode, target.projection.keeps_every_event()) {
+                (Mode::Apply, true) => false,
+                (Mode::Apply, false) => event.version > stored,
+                (Mode::Repair, _) => event.version >= stored,
+            };
+            let identity = event.identity(target.projection);
+            match records.get_mut(identity) {
+                Some(stored) if !newer(stored.version) => outcome.stale += 1,
+                Some(stored) => {
+                    *stored = record(event, identity, content);
+                    outcome.applied += 1;
+                }
+                None => {
+                    records.insert(identity.to_owned(), record(event, identity, content));
+                    outcome.applied += 1;
+                }
+            }
+        }
+        if let Some(advance) = batch.advance {
+            tables.positions.entry(position_key(target)).or_default().insert(batch.partition, advance.next);
+        }
+        Ok(outcome)
+    }
+
+    fn reader(&self) -> Option<&dyn Reader> {
+        Some(self)
+    }
+
+    fn swap(&self) -> Option<&dyn Swap> {
+        Some(self)
+    }
+
+    async fn close(&self) {}
+}
+
+/// What all events of a batch leave behind; checked before anything is written.
+fn contents(target: &Target, batch: &Batch<'_>) -> Result<Vec<Content>, SinkError> {
+    let mut contents = Vec::with_capacity(batch.events.len());
+    let mut refused: Vec<Rejected> = Vec::new();
+    for event in &batch.events {
+        match (event.data, &target.table) {
+            (None, _) => contents.push(Content::Deleted),
+            (Some(_), Some(_)) => match target.cells(event) {
+                Ok(cells) => contents.push(Content::Row(cells)),
+                Err(SinkError { fault: Fault::Rejected(rejected), .. }) => refused.extend(rejected),
+                Err(other) => return Err(other),
+            },
+            (Some(data), None) => contents.push(Content::Document(data.to_owned())),
+        }
+    }
+    match refused.first().map(|rejected| rejected.reason.clone()) {
+        Some(reason) => Err(SinkError::new(Fault::Rejected(refused), reason)),
+        None => Ok(contents),
+    }
+}
+
+fn record(event: &BatchEvent<'_>, identity: &str, content: Content) -> Stored {
+    debug_assert_eq!(event.op == Op::Delete, content == Content::Deleted, "a delete leaves a tombstone");
+    Stored {
+        identity: identity.to_owned(),
+        version: event.version,
+        event_id: event.id.to_owned(),
+        time: event.time(),
+        primal: event.primal(),
+        content,
+    }
+}
+
+/// Records in a page of a scan.
+const PAGE: usize = 1_000;
+
+#[async_trait]
+impl Reader for Memory {
+    async fn get(&self, target: &Target, identity: &str) -> Result<Option<Stored>, SinkError> {
+        Ok(self.tables().records.get(&target.place()).and_then(|records| records.get(identity)).cloned())
+    }
+
+    async fn scan(&self, target: &Target, cursor: Option<&str>) -> Result<Page, SinkError> {
+        let tables = self.tables();
+        let Some(records) = tables.records.get(&target.place()) else { return Ok(Page::default()) };
+        let after = cursor.map_or(Bound::Unbounded, Bound::Excluded);
+        let page: Vec<_> =
+            records.range::<str, _>((after, Bound::Unbounded)).take(PAGE).map(|(_, stored)| stored.clone()).collect();
+        let next = page.last().filter(|_| page.len() == PAGE).map(|last| last.identity.clone());
+        Ok(Page { records: page, next })
+    }
+}
+
+#[async_trait]
+impl Swap for Memory {
+    async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
+        let generation = beside(target)?;
+        self.tables().builds_mut(target).rebuild = Some(Rebuild { generation, plan: plan.to_owned() });
+        Ok(())
+    }
+
+    async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
+        let generation = beside(to)?;
+        let mut tables = self.tables();
+        let builds = tables.builds(to);
+        let from = to.with_build(Build::Live(builds.live));
+        let next = tables.positions.get(&position_key(to)).cloned().unwrap_or_default();
+        let live = tables.positions.get(&position_key(&from)).cloned().unwrap_or_default();
+        let behind = live.iter().any(|(partition, position)| next.get(partition).is_none_or(|n| n < position));
+        if builds.live == generation || (caught_up && behind) {
+            return Ok(false);
+        }
+        let old = to.with_build(Build::Beside(builds.live));
+        for (a, b) in [(from.place(), old.place()), (to.place(), from.place())] {
+            if let Some(records) = tables.records.remove(&a) {
+                tables.records.insert(b, records);
+            }
+        }
+        if let Some(older) = builds.previous.filter(|older| *older != generation) {
+            tables.drop_build(&to.with_build(Build::Beside(older)));
+        }
+        let rebuild = builds.rebuild.filter(|rebuild| rebuild.generation != generation);
+        *tables.builds_mut(to) = Builds { live: generation, previous: Some(builds.live), rebuild };
+        Ok(true)
+    }
+
+    async fn discard(&self, target: &Target) -> Result<(), SinkError> {
+        let mut tables = self.tables();
+        tables.drop_build(target);
+        if let Build::Beside(generation) = target.build {
+            let builds = tables.builds_mut(target);
+            builds.rebuild.take_if(|rebuild| rebuild.generation == generation);
+            builds.previous.take_if(|previous| *previous == generation);
+        }
+        Ok(())
+    }
+}
+
+fn beside(target: &Target) -> Result<u64, SinkError> {
+    match target.build {
+        Build::Beside(generation) => Ok(generation),
+        _ => {
+            Err(SinkError::new(Fault::Internal, format!("{:?} is not a generation beside the live one", target.build)))
+        }
+    }
+}

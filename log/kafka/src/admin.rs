@@ -1,0 +1,132 @@
+//! Topics and their extents. librdkafka's calls for these block, so each runs on a thread for blocking work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use primal_core::error::LogError;
+use primal_core::log::{Extent, TopicSpec};
+use primal_core::{Offset, Timestamp, Topic};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset as At, TopicPartitionList};
+
+use crate::{Config, failed};
+
+const CALL: Duration = Duration::from_secs(10);
+
+pub(crate) struct Admin {
+    config: Arc<Config>,
+    admin: AdminClient<DefaultClientContext>,
+    /// Asks for metadata and offsets; never consumes.
+    consumer: Arc<BaseConsumer>,
+}
+
+impl Admin {
+    pub(crate) fn new(config: Arc<Config>) -> Result<Self, LogError> {
+        let client = config.client();
+        let admin = client.create().map_err(|e| failed(None, &e))?;
+        let mut client = config.client();
+        client.set("group.id", "primalcore.admin").set("allow.auto.create.topics", "false");
+        let consumer: BaseConsumer = client.create().map_err(|e| failed(None, &e))?;
+        Ok(Admin { config, admin, consumer: Arc::new(consumer) })
+    }
+
+    pub(crate) async fn create(&self, topic: &Topic, spec: TopicSpec) -> Result<(), LogError> {
+        if self.partitions(topic).await?.is_some() {
+            return Ok(());
+        }
+        let name = self.config.topic(topic);
+        let count = i32::try_from(spec.partitions.max(1)).unwrap_or(i32::MAX);
+        let mut new = NewTopic::new(&name, count, TopicReplication::Fixed(-1))
+            .set("message.timestamp.type", "LogAppendTime")
+            .set("max.message.bytes", "8388608");
+        new = match spec.compacted {
+            true => new.set("cleanup.policy", "compact"),
+            false => new.set("cleanup.policy", "delete").set("retention.ms", "-1").set("retention.bytes", "-1"),
+        };
+        let options = AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL));
+        let results = self.admin.create_topics([&new], &options).await.map_err(|e| failed(Some(topic), &e))?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => return Err(LogError::Unavailable(format!("topic {name} was not made: {code}"))),
+            }
+        }
+        // A topic is known to all brokers only a moment after it was made.
+        for _ in 0..100 {
+            if self.partitions(topic).await?.is_some() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(LogError::Unavailable(format!("topic {name} was made, but the brokers do not show it yet")))
+    }
+
+    /// How many partitions a topic has; `None` when there is no such topic.
+    pub(crate) async fn partitions(&self, topic: &Topic) -> Result<Option<i32>, LogError> {
+        let name = self.config.topic(topic);
+        let asked = self.blocking(move |consumer| {
+            let metadata = consumer.fetch_metadata(Some(&name), CALL)?;
+            let found = metadata.topics().iter().find(|topic| topic.name() == name);
+            Ok(found.map(|topic| (topic.error(), topic.partitions().len() as i32)))
+        });
+        match asked.await.map_err(|e| failed(Some(topic), &e))? {
+            None | Some((Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART), _)) => Ok(None),
+            Some((None, 0)) => Ok(None),
+            Some((None, count)) => Ok(Some(count)),
+            Some((Some(error), _)) => {
+                Err(LogError::Unavailable(format!("topic {topic}: {}", RDKafkaErrorCode::from(error))))
+            }
+        }
+    }
+
+    pub(crate) async fn extents(&self, topic: &Topic) -> Result<Option<Vec<Extent>>, LogError> {
+        let Some(count) = self.partitions(topic).await? else { return Ok(None) };
+        let name = self.config.topic(topic);
+        let asked = self.blocking(move |consumer| {
+            (0..count)
+                .map(|partition| consumer.fetch_watermarks(&name, partition, CALL))
+                .map(|range| range.map(|(start, end)| Extent { start, end }))
+                .collect()
+        });
+        asked.await.map(Some).map_err(|e| failed(Some(topic), &e))
+    }
+
+    pub(crate) async fn offsets_at(&self, topic: &Topic, at: Timestamp) -> Result<Vec<Offset>, LogError> {
+        let extents = self.extents(topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
+        let (name, count) = (self.config.topic(topic), extents.len() as i32);
+        // Kafka counts milliseconds: the first that is not before `at`.
+        let millis = at.0.saturating_add(999).div_euclid(1000).max(0);
+        let asked = self.blocking(move |consumer| {
+            let mut wanted = TopicPartitionList::new();
+            for partition in 0..count {
+                wanted.add_partition_offset(&name, partition, At::Offset(millis))?;
+            }
+            consumer.offsets_for_times(wanted, CALL)
+        });
+        let found = asked.await.map_err(|e| failed(Some(topic), &e))?;
+        let name = self.config.topic(topic);
+        let offset = |(partition, extent): (i32, &Extent)| match found
+            .find_partition(&name, partition)
+            .map(|entry| entry.offset())
+        {
+            Some(At::Offset(offset)) => offset,
+            _ => extent.end,
+        };
+        Ok((0..).zip(&extents).map(offset).collect())
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&BaseConsumer) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, KafkaError> {
+        let consumer = self.consumer.clone();
+        match tokio::task::spawn_blocking(move || call(&consumer)).await {
+            Ok(result) => result,
+            Err(_) => Err(KafkaError::Canceled),
+        }
+    }
+}

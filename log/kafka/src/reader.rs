@@ -1,0 +1,187 @@
+//! Reading one partition. A consumer without a group's assignment is given partitions one by one, each with a queue of its
+//! own, so that a partition whose store is slow holds back only itself: librdkafka stops fetching for a full queue.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use primal_core::error::LogError;
+use primal_core::log::{Limits, PartitionReader};
+use primal_core::{Offset, Partition, Records, Timestamp, Topic, header};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset as At, TopicPartitionList};
+use tokio::sync::Notify;
+
+use crate::admin::Admin;
+use crate::{Config, failed, out_of_range};
+
+/// A consumer that partitions can be added to and taken from.
+#[derive(Clone)]
+pub(crate) struct Source {
+    consumer: Arc<BaseConsumer>,
+}
+
+impl Source {
+    pub(crate) fn new(config: &Config, purpose: &str) -> Result<Self, LogError> {
+        let mut client = config.client();
+        client
+            // librdkafka wants a group's name even where none is joined; nothing is ever committed under it.
+            .set("group.id", format!("{}primalcore.{purpose}", config.topic_prefix))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("allow.auto.create.topics", "false")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.message.max.bytes", "1048576")
+            // Per partition, since each has a queue of its own.
+            .set("queued.max.messages.kbytes", "2048")
+            .set("max.poll.interval.ms", "86400000");
+        for (name, value) in &config.properties {
+            client.set(name, value);
+        }
+        let consumer: BaseConsumer = client.create().map_err(|e| failed(None, &e))?;
+        Ok(Source { consumer: Arc::new(consumer) })
+    }
+
+    /// Begins reading a partition that is not being read through this source. `known_end` is where the log ended a
+    /// moment ago: whatever lies before it and is not delivered by then is no record.
+    pub(crate) fn open(
+        &self,
+        config: &Config,
+        admin: &Arc<Admin>,
+        topic: &Topic,
+        partition: Partition,
+        range: Range<Offset>,
+        known_end: Option<Offset>,
+    ) -> Result<Reader, LogError> {
+        let name = config.topic(topic);
+        // Split before assigning: librdkafka then never forwards this partition to the consumer's main queue.
+        let mut queue = self
+            .consumer
+            .split_partition_queue(&name, partition)
+            .ok_or_else(|| LogError::Internal(format!("{name}/{partition} has no queue")))?;
+        let ready = Arc::new(Notify::new());
+        let bell = ready.clone();
+        queue.set_nonempty_callback(move || bell.notify_one());
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&name, partition, At::Offset(range.start)).map_err(|e| failed(Some(topic), &e))?;
+        self.consumer.incremental_assign(&list).map_err(|e| failed(Some(topic), &e))?;
+        Ok(Reader {
+            queue,
+            source: self.clone(),
+            list,
+            ready,
+            admin: admin.clone(),
+            topic: topic.clone(),
+            partition,
+            next: range.start,
+            end: range.end,
+            known_end,
+        })
+    }
+}
+
+pub(crate) struct Reader {
+    queue: PartitionQueue<DefaultConsumerContext>,
+    source: Source,
+    list: TopicPartitionList,
+    ready: Arc<Notify>,
+    admin: Arc<Admin>,
+    topic: Topic,
+    partition: Partition,
+    next: Offset,
+    end: Offset,
+    known_end: Option<Offset>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Err(error) = self.source.consumer.incremental_unassign(&self.list) {
+            tracing::debug!(topic = %self.topic, self.partition, %error, "a reader was not unassigned");
+        }
+    }
+}
+
+/// What a pass over the queue ended with.
+enum Pass {
+    /// The limits or the end of the range.
+    Full,
+    /// Nothing more for now.
+    Empty,
+}
+
+impl Reader {
+    /// Takes what is in the queue. Nothing in here waits, so nothing can be half taken.
+    fn drain(&mut self, into: &mut Records, limits: Limits) -> Result<Pass, KafkaError> {
+        while !limits.reached(into) && self.next < self.end {
+            match self.queue.poll(Duration::ZERO) {
+                None => return Ok(Pass::Empty),
+                Some(Ok(message)) => {
+                    let offset = message.offset();
+                    if offset >= self.end {
+                        self.next = self.end;
+                    } else if offset >= self.next {
+                        push(into, &message);
+                        self.next = offset + 1;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    if let Some(end) = self.known_end {
+                        self.next = self.next.max(end.min(self.end));
+                        into.advance_to(self.next);
+                    }
+                }
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        Ok(Pass::Full)
+    }
+
+    async fn explained(&self, error: KafkaError) -> LogError {
+        let code = error.rdkafka_error_code();
+        if matches!(code, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
+            && let Ok(Some(extents)) = self.admin.extents(&self.topic).await
+            && let Some(extent) = extents.get(self.partition as usize)
+        {
+            return out_of_range(&self.topic, self.partition, self.next, *extent);
+        }
+        failed(Some(&self.topic), &error)
+    }
+}
+
+#[async_trait]
+impl PartitionReader for Reader {
+    async fn fetch(&mut self, into: &mut Records, limits: Limits) -> Result<bool, LogError> {
+        let had = into.len();
+        loop {
+            let pass = match self.drain(into, limits) {
+                Ok(pass) => pass,
+                // What was read before the error is delivered first; the error comes again.
+                Err(_) if into.len() > had => return Ok(true),
+                Err(error) => return Err(self.explained(error).await),
+            };
+            if into.len() > had {
+                return Ok(true);
+            }
+            match pass {
+                Pass::Full => return Ok(false),
+                Pass::Empty => self.ready.notified().await,
+            }
+        }
+    }
+}
+
+fn push(into: &mut Records, message: &BorrowedMessage<'_>) {
+    let recorded = Timestamp::from_millis(message.timestamp().to_millis().unwrap_or(0));
+    into.push(message.offset(), recorded, message.key(), message.payload(), |block| {
+        for header in message.headers().into_iter().flat_map(Headers::iter) {
+            header::push(block, header.key, header.value);
+        }
+    });
+}

@@ -1,0 +1,498 @@
+//! PostgreSQL: a batch is one transaction: the fence, a COPY into a temporary table, one guarded upsert from there.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use primal_core::batch::{Batch, Mode};
+use primal_core::settings::Secret;
+use primal_core::sink::{
+    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Rebuild, Sink,
+    SinkSpec, Stored, Swap, SwapKind, Target,
+};
+use primal_core::table::Cell;
+use primal_core::{
+    Collection, Digest, Fault, Position, Primal, Settings, SettingsError, SinkError, Timestamp, Version,
+};
+use serde::Deserialize;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Row};
+
+use crate::layout::{Layout, Type, quote};
+use crate::postgres_copy;
+use crate::sqlite::{key_index, moved_meanwhile, not_beside, wrong_generation};
+use crate::text::{GENERATIONS, POSITIONS, Text};
+use crate::values::{Value, content, rows};
+
+/// PostgreSQL.
+pub static POSTGRES: SinkSpec = SinkSpec {
+    name: "postgres",
+    family: "sql",
+    summary: "PostgreSQL 13 and later",
+    capability: Capability {
+        class: Class::Transactional,
+        projections: &[Projection::Document, Projection::Table, Projection::Events],
+        swap: SwapKind::Atomic,
+        reads: true,
+        max_batch: 50_000,
+        // jsonb takes 268,435,455 bytes of strings and of members each (src/include/utils/jsonb.h); this leaves memory alone.
+        max_payload: 64 << 20,
+    },
+    options: &[
+        OptionSpec {
+            name: "url",
+            default: None,
+            help: "`postgres://user:password@host:5432/database?sslmode=verify-full`; the database must exist",
+        },
+        OptionSpec { name: "schema", default: Some("public"), help: "the schema of all tables; made if it is missing" },
+        OptionSpec { name: "pool", default: Some("8"), help: "connections, at most" },
+    ],
+    build: |settings| Ok(Arc::new(Postgres::new(settings)?) as Arc<dyn Sink>),
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    url: Secret,
+    #[serde(default = "public")]
+    schema: String,
+    #[serde(default = "pool")]
+    pool: u32,
+}
+
+fn public() -> String {
+    "public".to_owned()
+}
+
+fn pool() -> u32 {
+    8
+}
+
+/// Records in a page of a scan.
+const PAGE: i64 = 2_000;
+/// How long one call to the store may take.
+const CALL: Duration = Duration::from_secs(60);
+
+struct Postgres {
+    /// For messages: no password.
+    address: String,
+    schema: String,
+    text: Text,
+    pool: PgPool,
+}
+
+impl Postgres {
+    fn new(settings: &Settings) -> Result<Self, SettingsError> {
+        let config: Config = settings.read()?;
+        let options = PgConnectOptions::from_str(config.url.expose())
+            .map_err(|e| settings.error(format!("`url` is no PostgreSQL address: {e}")))?
+            .application_name("primalcore")
+            .options([
+                ("client_min_messages", "warning"),
+                // A frozen worker must not keep its successor out by a lock that it still holds.
+                ("idle_in_transaction_session_timeout", "10s"),
+                ("statement_timeout", "60s"),
+                ("lock_timeout", "30s"),
+            ])
+            .disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(config.pool.max(1))
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(options);
+        let text = Text::new(Some(&config.schema));
+        Ok(Postgres { address: config.url.without_password(), schema: config.schema, text, pool })
+    }
+
+    fn failed(&self, doing: &str, error: sqlx::Error) -> SinkError {
+        failed(&self.address, doing, error)
+    }
+
+    async fn bounded<T>(
+        &self,
+        doing: &str,
+        call: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, SinkError> {
+        match tokio::time::timeout(CALL, call).await {
+            Ok(result) => result.map_err(|e| self.failed(doing, e)),
+            Err(_) => Err(SinkError::new(Fault::Unavailable, format!("{doing} {}: no answer", self.address))),
+        }
+    }
+
+    /// Whether one of the hub's own tables is there.
+    async fn has(&self, table: &str) -> Result<bool, sqlx::Error> {
+        let row = sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(self.text.table(table));
+        row.fetch_one(&self.pool).await.map(|row| row.get(0))
+    }
+}
+
+/// What a driver's error means. Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+fn failed(address: &str, doing: &str, error: sqlx::Error) -> SinkError {
+    let code = error.as_database_error().and_then(|e| e.code()).map(|code| code.into_owned());
+    let fault = match code.as_deref() {
+        Some(code) if code.starts_with("28") || code == "42501" => Fault::Unauthorized,
+        Some("3D000" | "3F000") => Fault::Misconfigured,
+        Some("53100" | "53200") => Fault::Full,
+        Some("42804" | "42703" | "42P07" | "42P16") => Fault::Incompatible,
+        Some("54000" | "54001") => Fault::Rejected(Vec::new()),
+        Some(code) if code.starts_with("22") || code.starts_with("23") => Fault::Rejected(Vec::new()),
+        Some(code) if ["08", "53", "55", "57", "58", "40", "25"].iter().any(|class| code.starts_with(class)) => {
+            Fault::Unavailable
+        }
+        Some(_) => Fault::Internal,
+        None => match &error {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Protocol(_) => Fault::Unavailable,
+            sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => Fault::Misconfigured,
+            _ => Fault::Internal,
+        },
+    };
+    SinkError::new(fault, format!("{doing} {address}")).because(error)
+}
+
+fn type_name(kind: Type) -> &'static str {
+    match kind {
+        Type::Text => "text",
+        Type::Integer => "bigint",
+        Type::Double => "double precision",
+        Type::Boolean => "boolean",
+        Type::Timestamp => "timestamp with time zone",
+        Type::Json => "jsonb",
+    }
+}
+
+#[async_trait]
+impl Sink for Postgres {
+    async fn check(&self) -> Result<Health, SinkError> {
+        let asked = async {
+            let row = sqlx::query("SELECT current_setting('server_version'), current_setting('server_encoding')");
+            row.fetch_one(&self.pool).await.map(|row| (row.get::<String, _>(0), row.get::<String, _>(1)))
+        };
+        let (version, encoding) = self.bounded("connecting to", asked).await?;
+        if encoding != "UTF8" {
+            let message = format!("{} has server_encoding {encoding}, expected UTF8", self.address);
+            return Err(SinkError::new(Fault::Misconfigured, message));
+        }
+        Ok(Health { version: format!("PostgreSQL {version}"), notes: Vec::new() })
+    }
+
+    async fn builds(&self, sink: &str, collection: &Collection) -> Result<Builds, SinkError> {
+        let asked = async {
+            if !self.has(GENERATIONS).await? {
+                return Ok(None);
+            }
+            let query = sqlx::query(AssertSqlSafe(self.text.builds.as_str())).bind(sink).bind(collection.as_str());
+            query.fetch_optional(&self.pool).await
+        };
+        let row = self.bounded("reading generations of", asked).await?;
+        Ok(row.map_or(Builds { live: 1, ..Builds::default() }, |row| {
+            let number = |i: usize| row.get::<Option<i64>, _>(i).map(|n| n as u64);
+            let plan = row.get::<Option<String>, _>(3).unwrap_or_default();
+            let rebuild = number(2).map(|generation| Rebuild { generation, plan });
+            Builds { live: number(0).unwrap_or(1), previous: number(1), rebuild }
+        }))
+    }
+
+    async fn prepare(&self, target: &Target) -> Result<(), SinkError> {
+        let layout = Layout::of(target);
+        let asked = async {
+            let mut tx = self.pool.begin().await?;
+            // Two processes that make the same table at once would fail in PostgreSQL's own catalog.
+            let lock = Digest::of_bytes(b'p', self.schema.as_bytes()).0 as i64;
+            sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock).execute(&mut *tx).await?;
+            let own = self.text.own_tables("BIGINT", "TIMESTAMPTZ", "");
+            let own = format!("CREATE SCHEMA IF NOT EXISTS {}; {own}", quote(&self.schema));
+            sqlx::raw_sql(AssertSqlSafe(own)).execute(&mut *tx).await?;
+            let table = self.text.table(&target.place());
+            let found: Vec<(String, String)> = sqlx::query(
+                "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute \
+                 WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+            )
+            .bind(&table)
+            .fetch_all(&mut *tx)
+            .await?
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+            let mut statements = Vec::new();
+            if found.is_empty() {
+                // Room in each page lets an update stay on it (HOT), which spares the index.
+                let room = if target.projection.keeps_every_event() { "" } else { " WITH (fillfactor = 85)" };
+                statements.push(format!("CREATE TABLE {table} ({}){room}", layout.definitions(type_name)));
+                if target.projection == Projection::Events {
+                    statements.push(format!("CREATE INDEX {} ON {table} (\"_key\")", quote(&key_index(target))));
+                }
+            } else {
+                let missing = match layout.missing(target, &found, type_name) {
+                    Ok(missing) => missing,
+                    Err(error) => return Ok(Err(error)),
+                };
+                let add = |c: &&crate::layout::Column| {
+                    format!("ALTER TABLE {table} ADD COLUMN {} {}", quote(&c.name), type_name(c.kind))
+                };
+                statements.extend(missing.iter().map(add));
+            }
+            for statement in statements {
+                sqlx::query(AssertSqlSafe(statement)).persistent(false).execute(&mut *tx).await?;
+            }
+            let known = sqlx::query(AssertSqlSafe(self.text.known.as_str()));
+            known.bind(&*target.sink).bind(target.collection.as_str()).execute(&mut *tx).await?;
+            tx.commit().await?;
+            Ok(Ok(()))
+        };
+        self.bounded("preparing", asked).await?
+    }
+
+    async fn positions(&self, target: &Target) -> Result<Positions, SinkError> {
+        let asked = async {
+            if !self.has(POSITIONS).await? {
+                return Ok(Vec::new());
+            }
+            let query = sqlx::query(AssertSqlSafe(self.text.positions.as_str()));
+            query.bind(&*target.sink).bind(target.position_name()).fetch_all(&self.pool).await
+        };
+        let rows = self.bounded("reading positions of", asked).await?;
+        Ok(rows.iter().map(|row| (row.get::<i32, _>(0), Position::from_i64(row.get(1)))).collect())
+    }
+
+    async fn write(&self, target: &Target, batch: &Batch<'_>) -> Result<Outcome, SinkError> {
+        let mut rows = rows(target, batch)?;
+        // In the index's order the merge touches each page once, and two writers cannot deadlock.
+        let layout = Layout::of(target);
+        let identity = layout.columns.iter().position(|c| c.name == layout.identity).unwrap_or(0);
+        rows.sort_unstable_by(|a, b| text_of(a.get(identity)).cmp(text_of(b.get(identity))));
+        let asked = async {
+            let mut tx = self.pool.begin().await?;
+            if let Some(reason) = self.fence(&mut tx, target, batch).await? {
+                tx.rollback().await?;
+                return Ok(Err(SinkError::new(Fault::Fenced, reason)));
+            }
+            let applied =
+                if rows.is_empty() { 0 } else { self.merge(&mut tx, target, batch.mode, &layout, &rows).await? };
+            tx.commit().await?;
+            Ok(Ok(Outcome { applied, stale: rows.len() as u64 - applied }))
+        };
+        self.bounded("writing to", asked).await?
+    }
+
+    fn reader(&self) -> Option<&dyn Reader> {
+        Some(self)
+    }
+
+    fn swap(&self) -> Option<&dyn Swap> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl Postgres {
+    /// Moves the position and checks the generation, in one round trip; why not, if it may not be. The shared lock on the
+    /// generation makes a swap wait for this transaction, and this transaction for a swap.
+    async fn fence(
+        &self,
+        connection: &mut PgConnection,
+        target: &Target,
+        batch: &Batch<'_>,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let moved = match batch.advance.map(|advance| advance.expected) {
+            None => "SELECT 1".to_owned(),
+            Some(Some(_)) => format!("{} RETURNING 1", renumbered(&self.text.advance)),
+            Some(None) => format!("{} RETURNING 1", renumbered(&self.text.insert_position)),
+        };
+        let statement = format!(
+            "WITH live AS ({} FOR SHARE), moved AS ({moved}) SELECT (SELECT live FROM live), (SELECT count(*) FROM moved)",
+            self.text.live
+        );
+        let mut query = sqlx::query(AssertSqlSafe(statement)).bind(&*target.sink).bind(target.collection.as_str());
+        if let Some(advance) = batch.advance {
+            query = query.bind(target.position_name()).bind(batch.partition).bind(advance.next.as_i64());
+            if let Some(expected) = advance.expected {
+                query = query.bind(expected.as_i64());
+            }
+        }
+        let row = query.fetch_one(connection).await?;
+        let live = row.get::<Option<i64>, _>(0).unwrap_or(1) as u64;
+        let stands = || (row.get::<i64, _>(1) == 0).then(|| moved_meanwhile(target, batch));
+        Ok(wrong_generation(target, live).or_else(stands))
+    }
+
+    /// COPY into a temporary table, then one guarded upsert; how many records were written.
+    async fn merge(
+        &self,
+        connection: &mut PgConnection,
+        target: &Target,
+        mode: Mode,
+        layout: &Layout,
+        rows: &[Vec<Value<'_>>],
+    ) -> Result<u64, sqlx::Error> {
+        let definitions: Vec<String> =
+            layout.columns.iter().map(|c| format!("{} {}", quote(&c.name), type_name(c.kind))).collect();
+        let definitions = definitions.join(", ");
+        // One table per shape and connection; it is emptied by every commit.
+        let stage = format!("pg_temp.\"stage_{:016x}\"", Digest::of_bytes(b's', definitions.as_bytes()).0 as u64);
+        let create = format!("CREATE TEMP TABLE IF NOT EXISTS {stage} ({definitions}) ON COMMIT DELETE ROWS");
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
+        let names = layout.names();
+        let mut copy = connection.copy_in_raw(&format!("COPY {stage} ({names}) FROM STDIN (FORMAT binary)")).await?;
+        copy.send(postgres_copy::encode(rows)).await?;
+        copy.finish().await?;
+        let table = self.text.table(&target.place());
+        let conflict = layout.on_conflict("t", mode == Mode::Repair);
+        let merge = format!("INSERT INTO {table} AS t ({names}) SELECT {names} FROM {stage} {conflict}");
+        Ok(sqlx::query(AssertSqlSafe(merge)).execute(connection).await?.rows_affected())
+    }
+}
+
+/// The fence puts the collection's name before the parameters that positions know: `$2` and up move by one.
+fn renumbered(statement: &str) -> String {
+    statement.replace("$5", "$6").replace("$4", "$5").replace("$3", "$4").replace("$2", "$3")
+}
+
+fn text_of<'a>(value: Option<&'a Value<'a>>) -> &'a str {
+    match value {
+        Some(Value::Text(text)) => text,
+        _ => "",
+    }
+}
+
+/// Columns as a query gives them back: moments as microseconds, `jsonb` as text.
+fn selected(layout: &Layout) -> String {
+    let one = |column: &crate::layout::Column| {
+        let name = quote(&column.name);
+        match column.kind {
+            Type::Timestamp => format!("(extract(epoch FROM {name}) * 1000000)::bigint AS {name}"),
+            Type::Json => format!("{name}::text AS {name}"),
+            _ => name,
+        }
+    };
+    layout.columns.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn stored(target: &Target, layout: &Layout, row: &PgRow) -> Result<Stored, sqlx::Error> {
+    let mut cells = Vec::new();
+    for (index, column) in layout.columns.iter().enumerate().skip(layout.data_from) {
+        cells.push(match column.kind {
+            Type::Integer => row.try_get::<Option<i64>, _>(index)?.map(Cell::Integer),
+            Type::Double => row.try_get::<Option<f64>, _>(index)?.map(Cell::Number),
+            Type::Boolean => row.try_get::<Option<bool>, _>(index)?.map(Cell::Boolean),
+            Type::Text => row.try_get::<Option<String>, _>(index)?.map(Cell::Text),
+            Type::Timestamp => row.try_get::<Option<i64>, _>(index)?.map(|n| Cell::Timestamp(Timestamp(n))),
+            Type::Json => row.try_get::<Option<String>, _>(index)?.map(Cell::Json),
+        });
+    }
+    let cells = cells.into_iter().map(|cell| cell.unwrap_or(Cell::Null)).collect();
+    Ok(Stored {
+        identity: row.try_get(layout.identity)?,
+        version: Version::from_i64(row.try_get("_version")?),
+        event_id: row.try_get("_event_id")?,
+        time: Timestamp(row.try_get("_time")?),
+        primal: Primal { alpha: row.try_get("_alpha")?, lambda: row.try_get("_lambda")?, k: row.try_get("_k")? },
+        content: content(target, row.try_get("_deleted")?, cells),
+    })
+}
+
+#[async_trait]
+impl Reader for Postgres {
+    async fn get(&self, target: &Target, identity: &str) -> Result<Option<Stored>, SinkError> {
+        let layout = Layout::of(target);
+        let (columns, table, key) = (selected(&layout), self.text.table(&target.place()), quote(layout.identity));
+        let statement = format!("SELECT {columns} FROM {table} WHERE {key} = $1");
+        let asked = async {
+            // Not kept prepared: another generation under this name may have other columns.
+            let query = sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(identity);
+            let row = query.fetch_optional(&self.pool).await?;
+            row.map(|row| stored(target, &layout, &row)).transpose()
+        };
+        self.bounded("reading", asked).await
+    }
+
+    async fn scan(&self, target: &Target, cursor: Option<&str>) -> Result<Page, SinkError> {
+        let layout = Layout::of(target);
+        let (columns, table, key) = (selected(&layout), self.text.table(&target.place()), quote(layout.identity));
+        let statement = format!("SELECT {columns} FROM {table} WHERE {key} > $1 ORDER BY {key} LIMIT {PAGE}");
+        let asked = async {
+            let query = sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(cursor.unwrap_or(""));
+            let rows = query.fetch_all(&self.pool).await?;
+            rows.iter().map(|row| stored(target, &layout, row)).collect::<Result<Vec<_>, _>>()
+        };
+        let records = self.bounded("reading", asked).await?;
+        let more = records.len() == PAGE as usize;
+        let next = records.last().filter(|_| more).map(|last| last.identity.clone());
+        Ok(Page { records, next })
+    }
+}
+
+#[async_trait]
+impl Swap for Postgres {
+    async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
+        let Build::Beside(generation) = target.build else { return Err(not_beside(target)) };
+        // Makes the hub's own tables where this store was never written to.
+        self.prepare(target).await?;
+        let asked = async {
+            let begin = sqlx::query(AssertSqlSafe(self.text.begin.as_str()));
+            let begin = begin.bind(&*target.sink).bind(target.collection.as_str()).bind(generation as i64).bind(plan);
+            begin.execute(&self.pool).await.map(|_| ())
+        };
+        self.bounded("recording a rebuild in", asked).await
+    }
+
+    async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
+        let Build::Beside(generation) = to.build else { return Err(not_beside(to)) };
+        let asked = async {
+            let mut tx = self.pool.begin().await?;
+            let (sink, collection) = (&*to.sink, to.collection.as_str());
+            let locked = format!("{} FOR UPDATE", self.text.builds);
+            let row = sqlx::query(AssertSqlSafe(locked)).bind(sink).bind(collection).fetch_one(&mut *tx).await?;
+            let live = row.get::<i64, _>(0) as u64;
+            let previous = row.get::<Option<i64>, _>(1).map(|n| n as u64);
+            let from = to.with_build(Build::Live(live));
+            let behind = sqlx::query(AssertSqlSafe(self.text.behind.as_str()))
+                .bind(sink)
+                .bind(from.position_name())
+                .bind(to.position_name());
+            let behind: i64 = behind.fetch_one(&mut *tx).await?.get(0);
+            if live == generation || (caught_up && behind > 0) {
+                return Ok(false);
+            }
+            let old = to.with_build(Build::Beside(live));
+            for (a, b) in [(from.place(), old.place()), (to.place(), from.place())] {
+                let rename = format!("ALTER TABLE IF EXISTS {} RENAME TO {}", self.text.table(&a), quote(&b));
+                sqlx::query(AssertSqlSafe(rename)).persistent(false).execute(&mut *tx).await?;
+            }
+            if let Some(older) = previous.filter(|older| *older != generation) {
+                self.drop_build(&mut tx, &to.with_build(Build::Beside(older))).await?;
+            }
+            let set = sqlx::query(AssertSqlSafe(self.text.set_live.as_str())).bind(sink).bind(collection);
+            set.bind(generation as i64).bind(live as i64).execute(&mut *tx).await?;
+            tx.commit().await?;
+            Ok(true)
+        };
+        self.bounded("swapping generations in", asked).await
+    }
+
+    async fn discard(&self, target: &Target) -> Result<(), SinkError> {
+        let asked = async {
+            let mut tx = self.pool.begin().await?;
+            self.drop_build(&mut tx, target).await?;
+            if let Build::Beside(generation) = target.build {
+                let forget = sqlx::query(AssertSqlSafe(self.text.forget_rebuild.as_str()));
+                let forget = forget.bind(&*target.sink).bind(target.collection.as_str()).bind(generation as i64);
+                forget.execute(&mut *tx).await?;
+            }
+            tx.commit().await
+        };
+        self.bounded("dropping a build from", asked).await
+    }
+}
+
+impl Postgres {
+    async fn drop_build(&self, connection: &mut PgConnection, target: &Target) -> Result<(), sqlx::Error> {
+        let table = format!("DROP TABLE IF EXISTS {}", self.text.table(&target.place()));
+        sqlx::query(AssertSqlSafe(table)).persistent(false).execute(&mut *connection).await?;
+        let positions = sqlx::query(AssertSqlSafe(self.text.drop_positions.as_str())).bind(&*target.sink);
+        positions.bind(target.position_name()).execute(connection).await?;
+        Ok(())
+    }
+}
