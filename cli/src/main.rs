@@ -1,0 +1,7 @@
+//! The `primalcore` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    primalcore::primalcore()
+}

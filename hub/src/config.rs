@@ -1,0 +1,357 @@
+//! The config file, typed. Each error names the file, the line and the field, and the nearest known name.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use primal_core::name::check_name;
+use primal_core::nearest::hint;
+use primal_core::{Collection, Primal, Projection, Settings, SettingsError, Sink, SinkSpec};
+use primal_runtime::Options;
+use primal_schemas::Schema;
+use serde::Deserialize;
+
+use crate::yaml;
+
+/// What surrounds a store's own settings.
+const COMMON: &[&str] = &["type", "projection", "collections", "delivery"];
+
+/// Everything that a config file says.
+pub struct Config {
+    /// Which log.
+    pub log: LogConfig,
+    /// The gateway, if there is to be one.
+    pub gateway: Option<GatewayConfig>,
+    /// The collections, by name.
+    pub collections: BTreeMap<Collection, CollectionConfig>,
+    /// The sinks, by name.
+    pub sinks: Vec<SinkConfig>,
+    /// The Primal Logic parameters of events that name none.
+    pub primal: Primal,
+    /// The name of this process in consumer groups.
+    pub instance: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Root {
+    log: LogConfig,
+    gateway: Option<GatewayConfig>,
+    #[serde(default)]
+    collections: BTreeMap<String, CollectionSettings>,
+    primal: Option<PrimalSettings>,
+    instance: Option<String>,
+    #[serde(default)]
+    #[serde(rename = "sinks")]
+    _sinks: serde::de::IgnoredAny,
+}
+
+/// Which log to use.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogConfig {
+    /// Apache Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(primal_log_kafka::Config),
+    /// A file on this machine.
+    Embedded(primal_log_embedded::Config),
+}
+
+/// The HTTP gateway.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The longest payload, in bytes.
+    #[serde(default = "max_event_bytes")]
+    pub max_event_bytes: usize,
+    /// Open connections, at most.
+    #[serde(default = "max_connections")]
+    pub max_connections: usize,
+}
+
+fn max_event_bytes() -> usize {
+    1 << 20
+}
+
+fn max_connections() -> usize {
+    10_000
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CollectionSettings {
+    #[serde(default = "partitions")]
+    partitions: u32,
+    schema: Option<PathBuf>,
+}
+
+fn partitions() -> u32 {
+    4
+}
+
+/// A collection.
+#[derive(Clone, Debug)]
+pub struct CollectionConfig {
+    /// Partitions of its topic, when that is made.
+    pub partitions: u32,
+    /// What payloads have to fit.
+    pub schema: Option<Arc<Schema>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PrimalSettings {
+    alpha: f64,
+    lambda: f64,
+    k: f64,
+}
+
+/// A sink.
+pub struct SinkConfig {
+    /// Its name.
+    pub name: String,
+    /// Which store.
+    pub spec: &'static SinkSpec,
+    /// The store, not connected yet.
+    pub sink: Arc<dyn Sink>,
+    /// How collections appear in it.
+    pub projection: Projection,
+    /// Which collections; those of the config when none are named.
+    pub collections: Vec<Collection>,
+    /// How events are delivered.
+    pub delivery: Options,
+}
+
+#[derive(Deserialize)]
+struct Common {
+    #[serde(rename = "type")]
+    kind: String,
+    projection: Option<Projection>,
+    collections: Option<Vec<String>>,
+    #[serde(default)]
+    delivery: Options,
+}
+
+impl Config {
+    /// Reads a file, with the process's environment.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|e| SettingsError {
+            file: file.clone(),
+            message: format!("cannot be read: {e}"),
+            ..SettingsError::default()
+        })?;
+        Config::parse(&file, &text, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads a text; `file` is for messages, `variables` is the environment.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(file: &str, text: &str, variables: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let settings = yaml::parse(file, text, variables)?;
+        let root: Root = settings.read()?;
+        let part = |name: &str| settings.member(name).map(|part| part.unwrap_or_else(|| settings.clone()));
+        let mut collections = BTreeMap::new();
+        for (name, wanted) in root.collections {
+            let place =
+                || part("collections").and_then(|c| c.member(&name)).map(|c| c.unwrap_or_else(|| settings.clone()));
+            let collection = match Collection::new(&name) {
+                Ok(collection) => collection,
+                Err(message) => return Err(place()?.error(message)),
+            };
+            let schema = match wanted.schema.as_deref().map(Schema::load).transpose() {
+                Ok(schema) => schema.map(Arc::new),
+                Err(error) => return Err(place()?.error(error.to_string())),
+            };
+            if !(1..=10_000).contains(&wanted.partitions) {
+                return Err(place()?.error(format!("{} partitions; expected 1 to 10000", wanted.partitions)));
+            }
+            collections.insert(collection, CollectionConfig { partitions: wanted.partitions, schema });
+        }
+        if let Some(PrimalSettings { alpha, lambda, k }) = root.primal
+            && ![alpha, lambda, k].iter().all(|n| n.is_finite())
+        {
+            return Err(part("primal")?.error("expected three finite numbers"));
+        }
+        let sinks = part("sinks")?;
+        let sinks = if settings.member("sinks")?.is_some() { sinks.members()? } else { Vec::new() };
+        let sinks = sinks.into_iter().map(|(name, settings)| sink(&name, &settings, &collections));
+        let primal = root.primal.map_or(Primal::STANDARD, |p| Primal { alpha: p.alpha, lambda: p.lambda, k: p.k });
+        Ok(Config {
+            log: root.log,
+            gateway: root.gateway,
+            sinks: sinks.collect::<Result<_, _>>()?,
+            collections,
+            primal,
+            instance: root.instance,
+        })
+    }
+
+    /// A sink by name.
+    ///
+    /// # Errors
+    /// There is none; with the nearest name.
+    pub fn sink(&self, name: &str) -> Result<&SinkConfig, String> {
+        let names = self.sinks.iter().map(|sink| sink.name.as_str());
+        let unknown = || format!("unknown sink {name:?}{}", hint(name, names.clone()));
+        self.sinks.iter().find(|sink| sink.name == name).ok_or_else(unknown)
+    }
+}
+
+fn sink(
+    name: &str,
+    settings: &Settings,
+    collections: &BTreeMap<Collection, CollectionConfig>,
+) -> Result<SinkConfig, SettingsError> {
+    check_name("sink", name).map_err(|message| settings.error(message))?;
+    let common: Common = settings.read()?;
+    let spec = primal_registry::find(&common.kind).map_err(|message| settings.error(message))?;
+    let known: Vec<&str> = COMMON.iter().copied().chain(spec.options.iter().map(|option| option.name)).collect();
+    for (field, value) in settings.members()? {
+        if !known.contains(&field.as_str()) {
+            return Err(value.error(format!("unknown field `{field}`{}", hint(&field, known.iter().copied()))));
+        }
+    }
+    let offered = spec.capability.projections;
+    let projection = common.projection.or(offered.first().copied()).unwrap_or_default();
+    if !offered.contains(&projection) {
+        let offered: Vec<_> = offered.iter().map(|projection| projection.as_str()).collect();
+        let message =
+            format!("{} has no projection `{}`; it has {}", spec.name, projection.as_str(), offered.join(", "));
+        return Err(settings.error(message));
+    }
+    let wanted = match common.collections {
+        None => collections.keys().cloned().collect(),
+        Some(names) => {
+            let mut wanted = Vec::new();
+            for name in names {
+                let found = collections.keys().find(|collection| collection.as_str() == name);
+                let known = collections.keys().map(Collection::as_str);
+                wanted.push(
+                    found
+                        .cloned()
+                        .ok_or_else(|| settings.error(format!("unknown collection {name:?}{}", hint(&name, known))))?,
+                );
+            }
+            wanted
+        }
+    };
+    if projection == Projection::Table {
+        for collection in &wanted {
+            let schema = collections.get(collection).and_then(|config| config.schema.as_ref());
+            let schema = schema.ok_or_else(|| {
+                settings.error(format!(
+                    "projection `table` needs a schema for its columns; set collections.{collection}.schema"
+                ))
+            })?;
+            schema.table().map_err(|error| settings.error(error.to_string()))?;
+        }
+    }
+    let sink = (spec.build)(&settings.without(COMMON))?;
+    Ok(SinkConfig { name: name.to_owned(), spec, sink, projection, collections: wanted, delivery: common.delivery })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        match Config::parse("hub.yaml", text, &|_| None) {
+            Ok(_) => panic!("was accepted: {text}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_documented_example_is_accepted() {
+        let text = "\
+log: { kafka: { bootstrap: \"127.0.0.1:9092\", topic_prefix: \"\" } }
+gateway: { listen: \"127.0.0.1:8080\" }
+collections:
+  flights: { partitions: 4, schema: ../examples/schemas/flights.json }
+sinks:
+  pg:    { type: postgres, url: \"${PG_URL:-postgres://127.0.0.1/hub}\", projection: table, collections: [flights] }
+  cache: { type: redis, url: \"redis://127.0.0.1:6379\" }                # all collections, projection document
+  file:  { type: sqlite, path: data/hub.sqlite }
+";
+        let config = Config::parse("hub.yaml", text, &|_| None).unwrap();
+        let sinks: Vec<_> = config.sinks.iter().map(|s| (s.name.as_str(), s.spec.name, s.projection)).collect();
+        let expected = [
+            ("pg", "postgres", Projection::Table),
+            ("cache", "redis", Projection::Document),
+            ("file", "sqlite", Projection::Document),
+        ];
+        assert_eq!(sinks, expected);
+        assert_eq!(config.sinks[1].collections.len(), 1);
+    }
+
+    #[test]
+    fn every_mistake_names_line_field_and_the_way_out() {
+        let log = "log: { embedded: { path: a.db } }\n";
+        let cases = [
+            ("log: { embeded: { path: a } }\n", "hub.yaml:1: log: unknown value `embeded`, did you mean `embedded`?"),
+            ("collections: {}\n", "hub.yaml:1: the field `log` is missing"),
+            (
+                &*format!("{log}colections: {{}}\n"),
+                "hub.yaml:2: unknown field `colections`, did you mean `collections`?",
+            ),
+            (
+                &*format!("{log}gateway: {{ listen: nowhere }}\n"),
+                "hub.yaml:2: gateway.listen: invalid socket address syntax",
+            ),
+            (
+                &*format!("{log}collections:\n  a.b: {{}}\n"),
+                "hub.yaml:3: collections.a.b: collection name \"a.b\" has the character '.'; letters, digits, `_` and `-` are allowed",
+            ),
+            (
+                &*format!("{log}collections:\n  a: {{ schema: missing.json }}\n"),
+                "hub.yaml:3: collections.a: schema missing.json: cannot be read: No such file or directory (os error 2)",
+            ),
+            (
+                &*format!("{log}sinks:\n  s: {{ type: sqlight, path: a }}\n"),
+                "hub.yaml:3: sinks.s: unknown type `sqlight`, did you mean `sqlite`?",
+            ),
+            (
+                &*format!("{log}sinks:\n  s: {{ type: sqlite,\n       pth: a }}\n"),
+                "hub.yaml:4: sinks.s.pth: unknown field `pth`, did you mean `path`?",
+            ),
+            (
+                &*format!("{log}sinks:\n  s: {{ type: sqlite, path: a, projection: tabel }}\n"),
+                "hub.yaml:3: sinks.s.projection: unknown value `tabel`, did you mean `table`?",
+            ),
+            (
+                &*format!("{log}sinks:\n  s: {{ type: redis, url: \"redis://h\", projection: table }}\n"),
+                "hub.yaml:3: sinks.s: redis has no projection `table`; it has document, events",
+            ),
+            (
+                &*format!(
+                    "{log}collections: {{ flights: {{}} }}\nsinks:\n  s: {{ type: sqlite, path: a, collections: [flight] }}\n"
+                ),
+                "hub.yaml:4: sinks.s: unknown collection \"flight\", did you mean `flights`?",
+            ),
+            (
+                &*format!("{log}sinks:\n  s: {{ type: postgres, url: \"${{NO}}\" }}\n"),
+                "hub.yaml:3: the environment variable NO is not set; set it, or write ${NO:-default}",
+            ),
+            (
+                &*format!("{log}sinks:\n  s: {{ type: sqlite, path: a, delivery: {{ batch_evnts: 3 }} }}\n"),
+                "hub.yaml:3: sinks.s.delivery: unknown field `batch_evnts`, did you mean `batch_events`?",
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(error(text), expected, "{text}");
+        }
+        let password = error(&format!("{log}sinks:\n  s: {{ type: redis, url: \"redjs://me:hunter2@h\" }}\n"));
+        assert!(
+            password.starts_with("hub.yaml:3: sinks.s: `url` is no Redis address") && !password.contains("hunter2"),
+            "{password}"
+        );
+    }
+}

@@ -1,0 +1,13 @@
+//! The hub assembled: from a config file to a log, a producer, a gateway, workers, verification and replay. Everything
+//! that the command line does goes through here, and so do the tests.
+
+mod config;
+mod hub;
+mod run;
+mod status;
+mod yaml;
+
+pub use config::{Config, GatewayConfig, LogConfig, SinkConfig};
+pub use hub::{Hub, HubError};
+pub use run::Running;
+pub use status::{Row, rows};

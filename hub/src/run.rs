@@ -1,0 +1,135 @@
+//! A running hub: the gateway and one worker per sink. A sink that stops does not stop the others.
+
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use primal_producer::Producer;
+use primal_producer::gateway::{Gateway, Hub as Told, Later, Limits};
+use primal_runtime::WorkerError;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::{Hub, HubError};
+use crate::status;
+
+/// A hub at work.
+pub struct Running {
+    /// Where the gateway listens, if there is one.
+    pub listen: Option<std::net::SocketAddr>,
+    /// What publishes to it.
+    pub producer: Arc<Producer>,
+    shutdown: CancellationToken,
+    workers: JoinSet<Result<(), WorkerError>>,
+    gateway: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+}
+
+impl Running {
+    /// Starts the gateway, if one is configured, and the workers of the given sinks (all when none are given).
+    ///
+    /// # Errors
+    /// A name is unknown, the address is taken, or the log's.
+    pub async fn start(hub: Arc<Hub>, sinks: &[String], shutdown: CancellationToken) -> Result<Self, HubError> {
+        let metrics = metrics();
+        let producer = Arc::new(hub.producer());
+        let mut workers = JoinSet::new();
+        for sink in hub.sinks(sinks)? {
+            match hub.worker(sink).await {
+                Ok(worker) => drop(workers.spawn(worker.run(shutdown.clone()))),
+                Err(error @ HubError::Usage(_)) => {
+                    tracing::error!(sink = sink.name, %error, "not started");
+                    let stopped = WorkerError { sink: sink.name.clone(), reason: error.to_string() };
+                    workers.spawn(async { Err(stopped) });
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        let (mut listen, mut gateway) = (None, None);
+        if let Some(config) = &hub.config.gateway {
+            let listener = TcpListener::bind(config.listen)
+                .await
+                .map_err(|e| HubError::Usage(format!("the gateway cannot listen on {}: {e}", config.listen)))?;
+            listen = listener.local_addr().ok();
+            let limits = Limits { connections: config.max_connections, ..Limits::default() };
+            let told = Arc::new(Teller { hub: hub.clone(), metrics });
+            let serving = Gateway::new(producer.clone(), told, limits).serve(listener, shutdown.clone());
+            gateway = Some(tokio::spawn(serving));
+        }
+        Ok(Running { listen, producer, shutdown, workers, gateway })
+    }
+
+    /// Waits for the shutdown, then until everything that was begun is finished. The errors are those of sinks that
+    /// stopped by themselves.
+    pub async fn finish(mut self) -> Vec<WorkerError> {
+        let mut stopped = Vec::new();
+        let mut all_ended = self.workers.is_empty();
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                ended = self.workers.join_next(), if !all_ended => match ended {
+                    Some(Ok(Err(error))) => stopped.push(error),
+                    Some(_) => {}
+                    None => all_ended = true,
+                },
+            }
+            // With a gateway the hub still takes events when all sinks have stopped; without one it does nothing.
+            if self.workers.is_empty() && self.gateway.is_none() {
+                break;
+            }
+        }
+        self.shutdown.cancel();
+        while let Some(ended) = self.workers.join_next().await {
+            if let Ok(Err(error)) = ended {
+                stopped.push(error);
+            }
+        }
+        if let Some(gateway) = self.gateway {
+            let _ = gateway.await;
+        }
+        stopped
+    }
+}
+
+/// The process has one recorder; a second hub in it (tests) shares the first one's.
+fn metrics() -> PrometheusHandle {
+    static HANDLE: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
+    let install = || match PrometheusBuilder::new().install_recorder() {
+        Ok(handle) => handle,
+        // Somebody installed another recorder: then /metrics stays empty, and that one has the figures.
+        Err(_) => PrometheusBuilder::new().build_recorder().handle(),
+    };
+    HANDLE.get_or_init(install).clone()
+}
+
+struct Teller {
+    hub: Arc<Hub>,
+    metrics: PrometheusHandle,
+}
+
+impl Told for Teller {
+    fn ready(&self) -> Later<Result<(), String>> {
+        let hub = self.hub.clone();
+        Box::pin(async move {
+            match hub.config.collections.keys().next() {
+                None => Ok(()),
+                Some(any) => hub.log.extents(&any.topic()).await.map(|_| ()).map_err(|error| error.to_string()),
+            }
+        })
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.run_upkeep();
+        self.metrics.render()
+    }
+
+    fn status(&self) -> Later<Value> {
+        let hub = self.hub.clone();
+        Box::pin(async move {
+            match status::rows(&hub).await {
+                Ok(rows) => json!({ "sinks": rows }),
+                Err(error) => json!({ "error": error.to_string() }),
+            }
+        })
+    }
+}
