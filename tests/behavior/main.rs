@@ -1,0 +1,8 @@
+//! The behaviour of every sink. The registry decides who is tested: each case runs for every store of this build that has
+//! the ability it is about, each time in a new, empty namespace of a real server.
+
+mod cases;
+mod runtime;
+mod script;
+mod stores;
+mod swap;

@@ -1,0 +1,94 @@
+//! How each store of the registry is reached in tests: its real server, and a namespace that nobody else uses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use primal_core::settings::{Node, Settings, Value};
+use primal_core::sink::{Build, Projection, SinkSpec, Target};
+use primal_core::table::{Column, Kind, Table};
+use primal_core::{Collection, Sink};
+use primal_tests::shared;
+
+/// One store under test.
+pub struct Store {
+    pub spec: &'static SinkSpec,
+    pub sink: Arc<dyn Sink>,
+    /// To open a second handle on the same namespace.
+    pub settings: Settings,
+    _folder: tempfile::TempDir,
+}
+
+impl Store {
+    /// An empty namespace of a store.
+    pub async fn new(spec: &'static SinkSpec) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("t{}_{number}", std::process::id());
+        let folder = tempfile::tempdir().unwrap();
+        let pairs = match spec.name {
+            "memory" => vec![("name", namespace)],
+            "sqlite" => vec![("path", folder.path().join("hub.sqlite").display().to_string())],
+            "postgres" => vec![("url", server("postgres").await), ("schema", namespace)],
+            "redis" => vec![("url", server("redis").await), ("prefix", format!("{namespace}:"))],
+            other => panic!("no test server is named for {other}; name one here"),
+        };
+        let settings = settings(&pairs);
+        let sink = (spec.build)(&settings).unwrap();
+        Store { spec, sink, settings, _folder: folder }
+    }
+
+    /// Another handle on the same namespace, as another process would have.
+    pub fn again(&self) -> Arc<dyn Sink> {
+        (self.spec.build)(&self.settings).unwrap()
+    }
+
+    pub fn target(&self, projection: Projection) -> Target {
+        Target {
+            sink: "sink".into(),
+            collection: Collection::new("my-flights").unwrap(),
+            build: Build::Live(1),
+            projection,
+            table: (projection == Projection::Table).then(|| Arc::new(table())),
+        }
+    }
+
+    /// The projections that keep one record per key.
+    pub fn states(&self) -> Vec<Projection> {
+        self.spec.capability.projections.iter().copied().filter(|p| !p.keeps_every_event()).collect()
+    }
+}
+
+/// The columns that table projections have in these tests.
+pub fn table() -> Table {
+    let column = |name: &str, kind| Column { name: name.into(), kind };
+    Table::new(vec![
+        column("n", Kind::Integer),
+        column("x", Kind::Number),
+        column("b", Kind::Boolean),
+        column("s", Kind::Text),
+        column("at", Kind::Timestamp),
+        column("j", Kind::Json),
+    ])
+}
+
+pub fn settings(pairs: &[(&str, String)]) -> Settings {
+    let text = |value: &String| Node { line: 1, value: Value::Text(value.clone()) };
+    let members = pairs.iter().map(|(name, value)| ((*name).to_owned(), 1, text(value))).collect();
+    Settings::new("test", "sinks.sink", Node { line: 1, value: Value::Map(members) })
+}
+
+/// Starting a server blocks; tests share a few threads.
+pub async fn server(name: &'static str) -> String {
+    tokio::task::spawn_blocking(move || shared(name)).await.unwrap()
+}
+
+/// Runs a case for every store of the registry; the failures of all are told together.
+pub async fn every_store<F: Future<Output = ()>>(case: impl Fn(Store) -> F) {
+    let mut ran = 0;
+    for spec in primal_registry::all() {
+        println!("{}", spec.name);
+        case(Store::new(spec).await).await;
+        ran += 1;
+    }
+    assert_eq!(ran, primal_registry::KNOWN.len(), "every known store is compiled into the tests");
+}
