@@ -16,6 +16,8 @@ use rdkafka::{Offset as At, TopicPartitionList};
 use crate::{Config, failed};
 
 const CALL: Duration = Duration::from_secs(10);
+/// Between two looks at something that the brokers are about to do.
+const SOON: Duration = Duration::from_millis(50);
 
 pub(crate) struct Admin {
     config: Arc<Config>,
@@ -55,12 +57,12 @@ impl Admin {
                 Err((name, code)) => return Err(LogError::Unavailable(format!("topic {name} was not made: {code}"))),
             }
         }
-        // A topic is known to all brokers only a moment after it was made.
+        // A topic is known to all brokers, and has its leaders, only a moment after it was made.
         for _ in 0..100 {
-            if self.partitions(topic).await?.is_some() {
+            if self.extents(topic).await?.is_some() {
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(SOON).await;
         }
         Err(LogError::Unavailable(format!("topic {name} was made, but the brokers do not show it yet")))
     }
@@ -84,15 +86,23 @@ impl Admin {
     }
 
     pub(crate) async fn extents(&self, topic: &Topic) -> Result<Option<Vec<Extent>>, LogError> {
-        let Some(count) = self.partitions(topic).await? else { return Ok(None) };
-        let name = self.config.topic(topic);
-        let asked = self.blocking(move |consumer| {
-            (0..count)
-                .map(|partition| consumer.fetch_watermarks(&name, partition, CALL))
-                .map(|range| range.map(|(start, end)| Extent { start, end }))
-                .collect()
-        });
-        asked.await.map(Some).map_err(|e| failed(Some(topic), &e))
+        let mut tries = 0;
+        loop {
+            let Some(count) = self.partitions(topic).await? else { return Ok(None) };
+            let name = self.config.topic(topic);
+            let asked = self.blocking(move |consumer| {
+                (0..count)
+                    .map(|partition| consumer.fetch_watermarks(&name, partition, CALL))
+                    .map(|range| range.map(|(start, end)| Extent { start, end }))
+                    .collect()
+            });
+            match asked.await {
+                Ok(extents) => return Ok(Some(extents)),
+                Err(error) if is_settling(&error) && tries < 100 => tries += 1,
+                Err(error) => return Err(failed(Some(topic), &error)),
+            }
+            tokio::time::sleep(SOON).await;
+        }
     }
 
     pub(crate) async fn offsets_at(&self, topic: &Topic, at: Timestamp) -> Result<Vec<Offset>, LogError> {
@@ -129,4 +139,17 @@ impl Admin {
             Err(_) => Err(KafkaError::Canceled),
         }
     }
+}
+
+/// Whether a partition is just getting its leader: after its topic was made, or a broker went or came.
+fn is_settling(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+        )
+    )
 }
