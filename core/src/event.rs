@@ -196,7 +196,38 @@ pub fn check_object(text: &str) -> Result<(), String> {
         let start: String = text.trim_start().chars().take(20).collect();
         return Err(format!("the payload must be a JSON object, not {start:?}"));
     }
-    serde_json::from_str::<serde::de::IgnoredAny>(text).map(|_| ()).map_err(|e| format!("the payload is not JSON: {e}"))
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| format!("the payload is not JSON: {e}"))?;
+    check_depth(text)
+}
+
+/// The deepest nesting of a payload; serde_json reads no deeper into values, and some stores neither.
+pub const MAX_DEPTH: usize = 127;
+
+/// Checks that a text, known to be JSON, is at most [`MAX_DEPTH`] levels deep.
+///
+/// # Errors
+/// How deep is allowed.
+pub fn check_depth(text: &str) -> Result<(), String> {
+    // Counting runs at memory speed and settles nearly every payload.
+    if text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() <= MAX_DEPTH {
+        return Ok(());
+    }
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' | b'[' if depth == MAX_DEPTH => {
+                return Err(format!("the payload is nested deeper than {MAX_DEPTH} levels"));
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn is_json(content_type: &[u8]) -> bool {
@@ -251,7 +282,8 @@ mod tests {
 
     #[test]
     fn what_is_no_event_says_why() {
-        let broken: [(&str, fn(&mut NewRecord)); 5] = [
+        type Change = fn(&mut NewRecord);
+        let broken: [(&str, Change); 5] = [
             ("no key", |r| r.key = None),
             ("not UTF-8", |r| r.key = Some(vec![0xff])),
             ("empty", |r| r.key = Some(vec![])),
@@ -267,6 +299,15 @@ mod tests {
         for payload in ["", "[1]", "{\"a\":NaN}", "{\"a\":1} x", "nul"] {
             assert!(check_object(payload).is_err(), "{payload}");
         }
+    }
+
+    #[test]
+    fn nesting_is_limited_and_brackets_in_strings_are_none() {
+        let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+        assert_eq!(check_object(&nested(MAX_DEPTH)), Ok(()));
+        assert!(check_object(&nested(MAX_DEPTH + 1)).unwrap_err().contains("127 levels"));
+        assert!(serde_json::from_str::<serde_json::Value>(&nested(MAX_DEPTH)).is_ok());
+        assert_eq!(check_object(&format!("{{\"a\":\"{}\\\"[\"}}", "[".repeat(300))), Ok(()));
     }
 
     proptest! {

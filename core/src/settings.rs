@@ -196,6 +196,14 @@ impl<'de> Deserializer<'de> for At<'_> {
         result.map_err(|error| error.at(self.node.line, self.path))
     }
 
+    /// A name with nothing behind it is an empty mapping where a mapping is wanted.
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SettingsError> {
+        if self.node.value == Value::Null {
+            return visitor.visit_map(Members { members: [].iter(), value: None, path: self.path });
+        }
+        self.deserialize_any(visitor)
+    }
+
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SettingsError> {
         if self.node.value == Value::Null { visitor.visit_none() } else { visitor.visit_some(self) }
     }
@@ -230,7 +238,7 @@ impl<'de> Deserializer<'de> for At<'_> {
 
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct struct identifier ignored_any
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use primal_core::event::{Event, MAX_ID_BYTES, Op, check_object};
+use primal_core::event::{Event, MAX_ID_BYTES, Op, check_depth, check_object};
 use primal_core::name::check_key;
 use primal_core::nearest::hint;
 use primal_core::{Env, Primal, Timestamp};
@@ -159,7 +159,8 @@ impl Draft<'_> {
             return Err(Refused::new(Reason::TooLarge, "data", message));
         }
         if self.is_json && data.starts_with('{') {
-            // Syntax was checked when the text around it was read.
+            // Syntax was checked when the text around it was read; nesting was not.
+            check_depth(data).map_err(|message| Refused::field("data", message))?;
         } else {
             check_object(data).map_err(|message| Refused::field("data", message))?;
         }

@@ -1,6 +1,14 @@
 //! The behaviour of every sink. The registry decides who is tested: each case runs for every store of this build that has
 //! the ability it is about, each time in a new, empty namespace of a real server.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test that fails says so by panicking"
+)]
+
 mod cases;
 mod runtime;
 mod script;

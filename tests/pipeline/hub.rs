@@ -62,6 +62,13 @@ impl Hub {
         child.wait().unwrap();
     }
 
+    /// Freezes it (SIGSTOP), or wakes it.
+    pub fn freeze(&self, frozen: bool) {
+        let pid = self.running.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args([if frozen { "-STOP" } else { "-CONT" }, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// Ends it with SIGTERM; how long that took.
     pub fn terminate(&mut self) -> Duration {
         let mut child = self.running.take().unwrap();

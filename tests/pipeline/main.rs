@@ -1,6 +1,14 @@
 //! The whole pipeline on real servers: Kafka, PostgreSQL, Redis and SQLite, with the real programs where a process has to
 //! be killed.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test that fails says so by panicking"
+)]
+
 mod contract;
 mod hub;
 mod kafka;

@@ -26,7 +26,11 @@ fn free_port() -> u16 {
 
 /// A config over Kafka and three stores, as the README has it.
 fn config(bootstrap: &str, postgres: &str, redis: &str, port: u16) -> String {
-    let id = format!("w{}{port}", std::process::id());
+    named(&format!("w{}{port}", std::process::id()), bootstrap, postgres, redis, port)
+}
+
+/// The same with given names for topics and tables.
+fn named(id: &str, bootstrap: &str, postgres: &str, redis: &str, port: u16) -> String {
     let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/schemas");
     let mut text = format!(
         "log: {{ kafka: {{ bootstrap: \"{bootstrap}\", topic_prefix: \"{id}.\", session_timeout_ms: 6000 }} }}\n\
@@ -151,6 +155,39 @@ async fn a_store_that_is_down_holds_back_no_other_and_catches_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_worker_is_replaced_and_harmless_when_it_wakes() {
+    let bootstrap = kafka().await.bootstrap;
+    let servers = tokio::task::spawn_blocking(|| (shared("postgres"), shared("redis"))).await.unwrap();
+    let id = format!("z{}", std::process::id());
+    let hub = |instance: &str| {
+        let config = named(&id, &bootstrap, &servers.0, &servers.1, free_port());
+        // A file cannot be shared by two machines, so these two have no SQLite sink.
+        let shared: Vec<_> = config.lines().filter(|line| !line.contains("type: sqlite")).collect();
+        Hub::new(&format!("{}\ninstance: {instance}\n", shared.join("\n")))
+    };
+    let (mut first, mut second) = (hub("one"), hub("two"));
+    let week = week();
+    first.start();
+    publish(&first, &week[..3_000]);
+    first.caught_up();
+    publish(&first, &week[3_000..9_000]);
+    first.freeze(true);
+    second.start();
+    publish(&second, &week[9_000..12_000]);
+    second.caught_up();
+    second.verified(&["pg", "cache"]);
+    first.freeze(false);
+    publish(&second, &week[12_000..15_000]);
+    second.caught_up();
+    std::thread::sleep(Duration::from_secs(3));
+    second.verified(&["pg", "cache"]);
+    assert!(first.terminate() < Duration::from_secs(6));
+    publish(&second, &week[15_000..16_000]);
+    second.caught_up();
+    second.verified(&["pg", "cache"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn quickstart_dies_and_goes_on_without_doubling() {
     let hub = Hub::new("");
     let mut child = Command::new(program("primalcore"))
@@ -167,6 +204,28 @@ async fn quickstart_dies_and_goes_on_without_doubling() {
         let printed = hub.succeed("primalcore", &["quickstart", "--data", "data", "--exit"]);
         assert_eq!(printed.matches("verified │").count(), 5, "{printed}");
         assert!(printed.contains("17,815"), "nothing was lost or doubled: {printed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_takes_events_at_once_and_keeps_its_collections() {
+    let hub = Hub::new("");
+    let client = reqwest::Client::new();
+    for (collections, used) in [("orders,customers", "orders"), ("customers", "orders")] {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let mut child = Command::new(program("primalcore"))
+            .args(["dev", "--data", "data", "--listen", &listen, "--collections", collections])
+            .current_dir(&hub.folder)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until_ready(&client, port).await;
+        let url = format!("http://{listen}/v1/collections/{used}/entities/1");
+        let answer = client.put(url).body("{\"total\":12}").send().await.unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(answer.status(), 201, "{:?}", answer.text().await);
     }
 }
 

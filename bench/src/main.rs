@@ -1,0 +1,116 @@
+//! Benchmarks: each figure of ours beside a hand-written program that does nothing else, in one run, as a ratio. Servers
+//! are started on this machine and ended afterwards.
+
+mod bare;
+mod ours;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use primal_tests::Server;
+
+/// Runs the benchmarks over a file of flights (see examples/README.md for the whole year).
+#[derive(Parser)]
+struct Bench {
+    /// NDJSON of collection `flights`
+    file: PathBuf,
+    /// How often each pair is run; the median counts
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+fn main() -> Result<()> {
+    let bench = Bench::parse();
+    let lines = std::fs::read(&bench.file).with_context(|| bench.file.display().to_string())?;
+    let events = bare::parse(&lines)?;
+    let count = events.len();
+    say(&format!("{count} events, {:.1} MB", lines.len() as f64 / 1e6));
+    let (kafka, postgres, redis) = (Server::start("kafka"), Server::start("postgres"), Server::start("redis"));
+    let (bootstrap, database) = (kafka.url(), postgres.url());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+
+    let mut pairs = Pairs::new("publish", "bare rdkafka producer", count);
+    for round in 0..bench.rounds {
+        pairs.bare(bare::produce(&bootstrap, &format!("bare{round}.flights"), &events)?);
+        pairs.ours(runtime.block_on(ours::publish(&bootstrap, &format!("ours{round}."), &lines))?);
+    }
+    pairs.tell(0.6);
+
+    let mut pairs = Pairs::new("Kafka -> memory", "bare rdkafka consumer", count);
+    for round in 0..bench.rounds {
+        pairs.bare(bare::consume(&bootstrap, "ours0.flights", count)?);
+        pairs.ours(runtime.block_on(ours::deliver(
+            &bootstrap,
+            "ours0.",
+            "memory",
+            &format!("name: m{round}"),
+            round,
+        ))?);
+    }
+    pairs.tell(0.6);
+
+    let mut pairs = Pairs::new("Kafka -> PostgreSQL document", "hand-written COPY and merge", count);
+    for round in 0..bench.rounds {
+        pairs.bare(runtime.block_on(bare::merge(&bootstrap, "ours0.flights", &database, round, count))?);
+        let store = format!("url: \"{database}\", schema: bench{round}");
+        pairs.ours(runtime.block_on(ours::deliver(&bootstrap, "ours0.", "postgres", &store, round))?);
+    }
+    pairs.tell(0.7);
+
+    let rate = runtime.block_on(ours::embedded(&lines))?;
+    say(&format!(
+        "embedded log, 10 callers with 1,000 events each at a time: {} events/s (wanted: 100,000)",
+        rate as u64
+    ));
+    let peak = ours::memory(&bootstrap, "ours0.", &database, &redis.url())?;
+    say(&format!("resident memory with three sinks at work, peak: {peak:.0} MB (wanted: at most 200)"));
+    Ok(())
+}
+
+/// Times of a pair, ours and bare in turn.
+struct Pairs {
+    what: &'static str,
+    than: &'static str,
+    count: usize,
+    ours: Vec<f64>,
+    bare: Vec<f64>,
+}
+
+impl Pairs {
+    fn new(what: &'static str, than: &'static str, count: usize) -> Self {
+        Pairs { what, than, count, ours: Vec::new(), bare: Vec::new() }
+    }
+
+    fn ours(&mut self, time: Duration) {
+        self.ours.push(time.as_secs_f64());
+    }
+
+    fn bare(&mut self, time: Duration) {
+        self.bare.push(time.as_secs_f64());
+    }
+
+    fn tell(&mut self, wanted: f64) {
+        let (ours, bare) = (median(&mut self.ours), median(&mut self.bare));
+        let rate = |seconds: f64| (self.count as f64 / seconds) as u64;
+        say(&format!(
+            "{}: {} events/s; {}: {} events/s; ratio {:.2} (wanted: {wanted})",
+            self.what,
+            rate(ours),
+            self.than,
+            rate(bare),
+            bare / ours
+        ));
+    }
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

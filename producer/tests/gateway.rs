@@ -1,0 +1,249 @@
+//! The gateway over real TCP: what it answers, and what it does with clients that are slow, wrong or hostile.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says so by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use primal_core::log::EventLog;
+use primal_core::{Collection, Env, lives};
+use primal_log_embedded::{Config, EmbeddedLog};
+use primal_producer::gateway::{Gateway, Hub, Later, Limits};
+use primal_producer::{Options, Producer, Published};
+use primal_schemas::Schema;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+struct Quiet;
+
+impl Hub for Quiet {
+    fn ready(&self) -> Later<Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn metrics(&self) -> String {
+        "primalcore_up 1\n".to_owned()
+    }
+    fn status(&self) -> Later<Value> {
+        Box::pin(async { json!({ "sinks": [] }) })
+    }
+}
+
+struct Served {
+    url: String,
+    log: Arc<dyn EventLog>,
+    client: Client,
+    shutdown: CancellationToken,
+    folder: tempfile::TempDir,
+}
+
+const SCHEMA: &str = r#"{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]}"#;
+
+async fn serve() -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { path: folder.path().join("log.db") };
+    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(config, Env::system()).await.unwrap());
+    over(log, folder).await
+}
+
+async fn over(log: Arc<dyn EventLog>, folder: tempfile::TempDir) -> Served {
+    let names = ["things", "strict"].map(|name| Collection::new(name).unwrap());
+    let lives = lives::open(&*log, &names.clone().map(|name| (name, 2))).await.unwrap();
+    let published = names.iter().map(|name| Published {
+        collection: name.clone(),
+        epochs: Ok(Arc::new(lives[name].as_ref().unwrap().clone())),
+        schema: (name.as_str() == "strict").then(|| Arc::new(Schema::parse("strict.json", SCHEMA).unwrap())),
+    });
+    let producer = Producer::new(log.clone(), published.collect(), Options::default(), Env::system());
+    let limits = Limits { idle: Duration::from_millis(500), ..Limits::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let shutdown = CancellationToken::new();
+    tokio::spawn(Gateway::new(Arc::new(producer), Arc::new(Quiet), limits).serve(listener, shutdown.clone()));
+    Served { url, log, client: Client::new(), shutdown, folder }
+}
+
+impl Served {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> (StatusCode, Value) {
+        let mut request = self.client.request(method, format!("{}{path}", self.url)).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        let text = answer.text().await.unwrap();
+        if status.is_client_error() || status.is_server_error() {
+            assert_eq!(kind, "application/problem+json", "{text}");
+        }
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    async fn put(&self, path: &str, body: &str) -> (StatusCode, Value) {
+        self.ask(Method::PUT, &format!("/v1/collections/{path}"), &[], body.to_owned()).await
+    }
+
+    async fn with(&self, name: &str, value: &str) -> (StatusCode, Value) {
+        self.ask(Method::PUT, "/v1/collections/things/entities/a", &[(name, value)], "{}").await
+    }
+
+    async fn events(&self, media: &str, body: String) -> (StatusCode, Value) {
+        self.ask(Method::POST, "/v1/events", &[("content-type", media)], body).await
+    }
+
+    async fn count(&self) -> i64 {
+        let mut sum = 0;
+        for name in ["things", "strict"] {
+            let extents = self.log.extents(&Collection::new(name).unwrap().topic()).await.unwrap().unwrap();
+            sum += extents.iter().map(|extent| extent.end).sum::<i64>();
+        }
+        sum
+    }
+}
+
+fn event(id: &str, key: &str) -> Value {
+    json!({
+        "specversion": "1.0", "id": id, "source": "/t", "type": "thing.made", "collection": "things", "subject": key,
+        "data": { "n": 1 }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_every_form_get_receipts() {
+    let served = serve().await;
+    let (status, answer) = served.put("things/entities/a%2Fb%20%C3%A9", r#"{"n":1}"#).await;
+    assert_eq!(status, 201, "{answer}");
+    let receipt = &answer["receipts"][0];
+    assert_eq!(receipt["version"].as_i64(), receipt["offset"].as_i64().map(|offset| offset + 1));
+    let (status, _) = served.ask(Method::DELETE, "/v1/collections/things/entities/a", &[], "").await;
+    assert_eq!(status, 201);
+    let (status, _) = served.events("application/cloudevents+json", event("e1", "k").to_string()).await;
+    assert_eq!(status, 201);
+    let batch = json!([event("e2", "k"), event("e3", "k"), event("e2", "k")]);
+    let (status, answer) = served.events("application/cloudevents-batch+json", batch.to_string()).await;
+    assert_eq!(status, 201);
+    assert_eq!(answer["receipts"][0]["offset"], answer["receipts"][2]["offset"], "one id, one event: {answer}");
+    let line = |i| format!("{{\"collection\":\"things\",\"key\":\"k{}\",\"data\":{{\"n\":{i}}}}}\n", i % 9);
+    let lines: String = (0..5_000).map(line).collect();
+    let (status, answer) = served.events("application/x-ndjson", lines).await;
+    assert_eq!((status.as_u16(), &answer["sent"]), (201, &json!(5_000)));
+    assert_eq!(served.count().await, 5_005);
+    for path in ["/", "/v1/status", "/health/live", "/health/ready", "/metrics", "/openapi.json"] {
+        assert_eq!(served.ask(Method::GET, path, &[], "").await.0, 200, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_id_is_one_event_also_at_once_and_after_a_restart() {
+    let served = serve().await;
+    let send = || served.events("application/cloudevents+json", event("same", "k").to_string());
+    let all = futures::future::join_all((0..20).map(|_| send())).await;
+    let offsets: std::collections::BTreeSet<_> = all.iter().map(|(_, a)| a["receipts"][0]["offset"].as_i64()).collect();
+    assert_eq!(offsets.len(), 1, "{all:?}");
+    assert_eq!(all.iter().filter(|(status, _)| *status == 201).count(), 1);
+    assert_eq!(served.count().await, 1);
+    let Served { log, folder, .. } = served;
+    let again = over(log, folder).await;
+    let (status, answer) = again.events("application/cloudevents+json", event("same", "k").to_string()).await;
+    assert_eq!((status.as_u16(), &answer["receipts"][0]["repeated"]), (200, &json!(true)));
+    assert_eq!(again.count().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mistake_is_answered_by_its_name_and_appends_nothing() {
+    let served = serve().await;
+    let large = format!("{{\"s\":\"{}\"}}", "x".repeat(1 << 20));
+    let cases: Vec<(&str, &str, u16, &str, &str)> = vec![
+        ("thigns/entities/a", "{}", 404, "field", "collection"),
+        ("things/entities/%00", "{}", 400, "field", "key"),
+        ("things/entities/a", "[1]", 400, "field", "data"),
+        ("things/entities/a", "{\"n\":", 400, "field", "data"),
+        ("things/entities/a", "{\"n\":NaN}", 400, "field", "data"),
+        ("things/entities/a", "", 400, "field", "data"),
+        ("things/entities/a", r#"{"deep":[{"x":"\u0000"}]}"#, 400, "field", "data/deep/0/x"),
+        ("strict/entities/a", r#"{"n":"one"}"#, 422, "field", "data"),
+        ("things/entities/a", &large, 413, "title", "The body is too large"),
+    ];
+    for (path, body, status, member, expected) in cases {
+        let (found, problem) = served.put(path, body).await;
+        assert_eq!((found.as_u16(), &problem[member]), (status, &json!(expected)), "{path} {problem}");
+    }
+    let long = "k".repeat(513);
+    let (status, problem) = served.put(&format!("things/entities/{long}"), "{}").await;
+    assert_eq!((status.as_u16(), &problem["field"]), (400, &json!("key")));
+    assert!(served.put(&format!("things/entities/{}", &long[..512]), "{}").await.0.is_success());
+    let (_, problem) = served.put("thigns/entities/a", "{}").await;
+    assert!(problem["detail"].as_str().unwrap().contains("did you mean `things`?"));
+    assert_eq!(served.with("if-match", "\"1\"").await.0, 501);
+    assert_eq!(served.with("ce-time", "noon").await.1["field"], "time");
+    assert_eq!(served.with("ce-primal", "1,2").await.1["field"], "primal");
+    assert_eq!(served.ask(Method::POST, "/health/live", &[], "").await.0, 405);
+    assert_eq!(served.ask(Method::GET, "/nowhere", &[], "").await.0, 404);
+    assert_eq!(served.events("text/plain", "x".into()).await.0, 415);
+    let required = [
+        ("id", "id"),
+        ("source", "source"),
+        ("collection", "collection"),
+        ("specversion", "specversion"),
+        ("subject", "key"),
+    ];
+    for (missing, field) in required {
+        let mut event = event("e", "k");
+        event.as_object_mut().unwrap().remove(missing);
+        let (status, problem) = served.events("application/cloudevents+json", event.to_string()).await;
+        assert_eq!((status.as_u16(), &problem["field"]), (400, &json!(field)), "{problem}");
+    }
+    let batch = json!([event("b1", "k"), { "specversion": "1.0" }]).to_string();
+    let (status, problem) = served.events("application/cloudevents-batch+json", batch).await;
+    assert_eq!((status.as_u16(), &problem["index"]), (400, &json!(1)));
+    assert_eq!(served.count().await, 1, "only the key of 512 bytes was good");
+    let line = |key: &str, data: &str| format!("{{\"collection\":\"things\",\"key\":\"{key}\",\"{data}\":{{}}}}\n");
+    let lines = line("a", "data") + &line("b", "dat") + &line("c", "data");
+    let (status, problem) = served.events("application/x-ndjson", lines).await;
+    assert_eq!((status.as_u16(), &problem["line"], &problem["sent"]), (400, &json!(2), &json!(1)), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("did you mean `data`?"), "{problem}");
+}
+
+async fn raw(url: &str, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
+    // The other side may hang up before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_clients_are_answered_or_cut_off_and_others_are_served() {
+    let served = serve().await;
+    let head = "PUT /v1/collections/things/entities/a HTTP/1.1\r\nhost: h\r\nconnection: close\r\n";
+    let slow = raw(&served.url, format!("{head}content-length: 10\r\n\r\n{{\"n\"").as_bytes()).await;
+    assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+    let announced = raw(&served.url, format!("{head}content-length: 1073741824\r\n\r\n").as_bytes()).await;
+    assert!(announced.starts_with("HTTP/1.1 413"), "{announced}");
+    let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20));
+    let chunked = raw(&served.url, format!("{head}transfer-encoding: chunked\r\n\r\n{chunk}{chunk}").as_bytes()).await;
+    assert!(chunked.is_empty() || chunked.starts_with("HTTP/1.1 413"), "{chunked}");
+    let broken = raw(&served.url, format!("{head}transfer-encoding: chunked\r\n\r\nzz\r\n").as_bytes()).await;
+    assert!(broken.is_empty() || broken.starts_with("HTTP/1.1 400"), "{broken}");
+    let noise: Vec<u8> = (0..4_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise = raw(&served.url, &noise).await;
+    assert!(noise.is_empty() || noise.starts_with("HTTP/1.1 400"), "{noise}");
+    let mut idle = Vec::new();
+    for _ in 0..1_000 {
+        idle.push(TcpStream::connect(served.url.strip_prefix("http://").unwrap()).await.unwrap());
+    }
+    let started = std::time::Instant::now();
+    assert_eq!(served.put("things/entities/a", "{}").await.0, 201);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(served.count().await, 1);
+    served.shutdown.cancel();
+}

@@ -1,0 +1,53 @@
+//! The project's own chores: `cargo xtask test | docs | lint-size | new-sink`.
+
+mod docs;
+mod new_sink;
+mod size;
+mod test;
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+/// Chores of this project.
+#[derive(Parser)]
+enum Chore {
+    /// Fetch the servers that the tests need, build, and run all tests
+    Test,
+    /// Write the generated parts of the documentation; with --check only say whether they are up to date
+    Docs {
+        /// Change nothing; fail when something would change
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check file lengths and that each file says what it is for
+    LintSize,
+    /// Write the skeleton of a store, so that it compiles
+    NewSink {
+        /// The store's name, as the config's `type`
+        name: String,
+        /// The wire-protocol family (a crate in `sinks/`): an existing one, or a new one
+        #[arg(long)]
+        family: String,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Chore::parse() {
+        Chore::Test => test::run(),
+        Chore::Docs { check } => docs::run(check),
+        Chore::LintSize => size::run(),
+        Chore::NewSink { name, family } => new_sink::run(&name, &family),
+    }
+}
+
+/// The checkout.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Prints a line.
+fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

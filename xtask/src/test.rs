@@ -1,0 +1,65 @@
+//! `cargo xtask test`: the servers, the programs, all tests, and one closing line.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{docs, root, say, size};
+
+/// What the tests start, by script in `tests/servers`.
+const SERVERS: &[&str] = &["kafka", "postgres", "redis"];
+
+pub fn run() -> Result<()> {
+    for server in SERVERS {
+        say(&format!("server {server}: fetching what is missing"));
+        let status = Command::new(root().join("tests/servers").join(server)).arg("fetch").status()?;
+        ensure!(status.success(), "{server} cannot be had: {status}");
+    }
+    docs::run(true)?;
+    size::run()?;
+    let status = cargo(&["build", "--package", "primalcore", "--bins"]).status()?;
+    ensure!(status.success(), "the programs do not build");
+    let (mut passed, mut failed) = (0, 0);
+    let mut child = cargo(&["test", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped()).spawn()?;
+    let output = child.stdout.take().context("no output of cargo test")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        if let Some((p, f)) = counts(&line) {
+            passed += p;
+            failed += f;
+        }
+        say(&line);
+    }
+    let status = child.wait()?;
+    say(&format!("{passed} passed, {failed} failed"));
+    if !status.success() {
+        bail!("the tests failed");
+    }
+    Ok(())
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; …`.
+fn counts(line: &str) -> Option<(u32, u32)> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number =
+        |word: &str| rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok());
+    Some((number("passed")?, number("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn results_are_added_up_from_cargos_lines() {
+        assert_eq!(counts("test result: FAILED. 23 passed; 1 failed; 0 ignored; finished in 0.1s"), Some((23, 1)));
+        assert_eq!(counts("test a ... ok"), None);
+    }
+}
