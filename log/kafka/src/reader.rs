@@ -40,7 +40,9 @@ impl Source {
             .set("fetch.wait.max.ms", "100")
             .set("fetch.message.max.bytes", "1048576")
             // Per partition, since each has a queue of its own.
-            .set("queued.max.messages.kbytes", "2048")
+            .set("queued.max.messages.kbytes", "4096")
+            // A full queue is looked at again this soon; by default a fast reader would wait a second each time.
+            .set("fetch.queue.backoff.ms", "2")
             .set("max.poll.interval.ms", "86400000");
         for (name, value) in &config.properties {
             client.set(name, value);

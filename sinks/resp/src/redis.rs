@@ -71,6 +71,8 @@ struct Redis {
 impl Redis {
     fn new(settings: &Settings) -> Result<Self, SettingsError> {
         let config: Config = settings.read()?;
+        // rediss:// needs a provider of cryptography for the process; one that is there already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client =
             Client::open(config.url.expose()).map_err(|e| settings.error(format!("`url` is no Redis address: {e}")))?;
         Ok(Redis {
