@@ -269,8 +269,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_documented_example_is_accepted() {
+    #[tokio::test]
+    async fn the_documented_example_is_accepted() {
         let text = "\
 log: { kafka: { bootstrap: \"127.0.0.1:9092\", topic_prefix: \"\" } }
 gateway: { listen: \"127.0.0.1:8080\" }
@@ -292,8 +292,8 @@ sinks:
         assert_eq!(config.sinks[1].collections.len(), 1);
     }
 
-    #[test]
-    fn every_mistake_names_line_field_and_the_way_out() {
+    #[tokio::test]
+    async fn every_mistake_names_line_field_and_the_way_out() {
         let log = "log: { embedded: { path: a.db } }\n";
         let cases = [
             ("log: { embeded: { path: a } }\n", "hub.yaml:1: log: unknown value `embeded`, did you mean `embedded`?"),

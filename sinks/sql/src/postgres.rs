@@ -262,12 +262,17 @@ impl Sink for Postgres {
         rows.sort_unstable_by(|a, b| text_of(a.get(identity)).cmp(text_of(b.get(identity))));
         let asked = async {
             let mut tx = self.pool.begin().await?;
+            // The rows first, the fence after them: the server waits for a COPY's data without limit, so a process that is
+            // frozen meanwhile must not hold the lock that its successor needs.
+            let staged = if rows.is_empty() { None } else { Some(stage(&mut tx, &layout, &rows).await?) };
             if let Some(reason) = self.fence(&mut tx, target, batch).await? {
                 tx.rollback().await?;
                 return Ok(Err(SinkError::new(Fault::Fenced, reason)));
             }
-            let applied =
-                if rows.is_empty() { 0 } else { self.merge(&mut tx, target, batch.mode, &layout, &rows).await? };
+            let applied = match staged {
+                Some(staged) => self.merge(&mut tx, target, batch.mode, &layout, &staged).await?,
+                None => 0,
+            };
             tx.commit().await?;
             Ok(Ok(Outcome { applied, stale: rows.len() as u64 - applied }))
         };
@@ -318,31 +323,35 @@ impl Postgres {
         Ok(wrong_generation(target, live).or_else(stands))
     }
 
-    /// COPY into a temporary table, then one guarded upsert; how many records were written.
+    /// One guarded upsert from the staged rows; how many records were written.
     async fn merge(
         &self,
         connection: &mut PgConnection,
         target: &Target,
         mode: Mode,
         layout: &Layout,
-        rows: &[Vec<Value<'_>>],
+        staged: &str,
     ) -> Result<u64, sqlx::Error> {
-        let definitions: Vec<String> =
-            layout.columns.iter().map(|c| format!("{} {}", quote(&c.name), type_name(c.kind))).collect();
-        let definitions = definitions.join(", ");
-        // One table per shape and connection; it is emptied by every commit.
-        let stage = format!("pg_temp.\"stage_{:016x}\"", Digest::of_bytes(b's', definitions.as_bytes()).0 as u64);
-        let create = format!("CREATE TEMP TABLE IF NOT EXISTS {stage} ({definitions}) ON COMMIT DELETE ROWS");
-        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
-        let names = layout.names();
-        let mut copy = connection.copy_in_raw(&format!("COPY {stage} ({names}) FROM STDIN (FORMAT binary)")).await?;
-        copy.send(postgres_copy::encode(rows)).await?;
-        copy.finish().await?;
-        let table = self.text.table(&target.place());
+        let (table, names) = (self.text.table(&target.place()), layout.names());
         let conflict = layout.on_conflict("t", mode == Mode::Repair);
-        let merge = format!("INSERT INTO {table} AS t ({names}) SELECT {names} FROM {stage} {conflict}");
+        let merge = format!("INSERT INTO {table} AS t ({names}) SELECT {names} FROM {staged} {conflict}");
         Ok(sqlx::query(AssertSqlSafe(merge)).execute(connection).await?.rows_affected())
     }
+}
+
+/// Copies rows into a temporary table; its name. There is one per shape and connection, and every commit empties it.
+async fn stage(connection: &mut PgConnection, layout: &Layout, rows: &[Vec<Value<'_>>]) -> Result<String, sqlx::Error> {
+    let definitions: Vec<String> =
+        layout.columns.iter().map(|c| format!("{} {}", quote(&c.name), type_name(c.kind))).collect();
+    let definitions = definitions.join(", ");
+    let stage = format!("pg_temp.\"stage_{:016x}\"", Digest::of_bytes(b's', definitions.as_bytes()).0 as u64);
+    let create = format!("CREATE TEMP TABLE IF NOT EXISTS {stage} ({definitions}) ON COMMIT DELETE ROWS");
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
+    let names = layout.names();
+    let mut copy = connection.copy_in_raw(&format!("COPY {stage} ({names}) FROM STDIN (FORMAT binary)")).await?;
+    copy.send(postgres_copy::encode(rows)).await?;
+    copy.finish().await?;
+    Ok(stage)
 }
 
 /// The fence puts the collection's name before the parameters that positions know: `$2` and up move by one.
