@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use primal_audit::{Report, Scope, verify};
-use primal_core::sink::{Build, Target};
+use primal_core::sink::{Build, Swap, Target};
 use primal_core::{Fault, Retry};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -68,7 +68,7 @@ impl Replay {
         target: &Target,
         progress: &Arc<dyn Progress>,
     ) -> Result<Rebuilt, ReplayError> {
-        let swap = self.sink.swap().ok_or_else(|| ReplayError::Usage(format!("{} cannot swap", self.name)))?;
+        let swap = self.swapping()?;
         let Build::Beside(generation) = target.build else {
             return Err(ReplayError::Failed("a shadow needs a generation of its own".to_owned()));
         };
@@ -147,7 +147,7 @@ impl Replay {
         ranges: &mut [Range],
         progress: &Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
-        let swap = self.sink.swap().ok_or_else(|| ReplayError::Usage(format!("{} cannot swap", self.name)))?;
+        let swap = self.swapping()?;
         let until = Instant::now() + CATCH_UP;
         let mut attempt = 0;
         while Instant::now() < until {
@@ -205,9 +205,13 @@ impl Replay {
                 self.name, builds.live
             )));
         };
-        let swap = self.sink.swap().ok_or_else(|| ReplayError::Usage(format!("{} cannot swap", self.name)))?;
+        let swap = self.swapping()?;
         swap.swap(&request.feed.target(&self.name, Build::Beside(previous)), false).await?;
         Ok(previous)
+    }
+
+    fn swapping(&self) -> Result<&dyn Swap, ReplayError> {
+        self.sink.swap().ok_or_else(|| ReplayError::Usage(format!("{} cannot swap", self.name)))
     }
 
     pub(crate) fn nothing(&self, request: &Request, mode: Mode) -> Rebuilt {
