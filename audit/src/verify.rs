@@ -161,10 +161,10 @@ pub async fn verify(
     let extents = log.extents(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
     let mut oldest = BTreeMap::new();
     for (partition, extent) in (0..).zip(extents) {
-        let Some(end) = after.get(&partition).map(|p| p.offset().min(extent.end)) else { continue };
+        let Some(end) = after.get(&partition).map(|p| epochs.resume(Some(*p)).min(extent.end)) else { continue };
         let start = scope.from.get(&partition).copied().unwrap_or(0).max(extent.start);
         oldest.insert(partition, extent.start);
-        let settled = before.get(&partition).map_or(0, |p| p.offset());
+        let settled = epochs.resume(before.get(&partition).copied());
         if start >= end {
             continue;
         }
@@ -172,13 +172,12 @@ pub async fn verify(
         let mut records = Records::new();
         while reader.fetch(&mut records, Limits { records: 10_000, bytes: 4 << 20 }).await? {
             for record in records.iter() {
-                let origin = Origin { topic: topic.to_string(), partition, offset: record.offset };
-                let is_letter = letters.contains(&origin);
+                let version = epochs.version(partition, record.offset);
+                let is_letter = letters.contains(&Origin::of(topic.as_str(), partition, version));
                 report.events += 1;
                 report.dead_letters += u64::from(is_letter);
                 let Ok(event) = EventRef::decode(record) else { continue };
                 if scope.keys.is_empty() || scope.keys.contains(event.key) {
-                    let version = epochs.version(partition, record.offset);
                     let must = !is_letter && record.offset < settled;
                     compare(&mut entries, target, &event, version, must);
                 }
@@ -201,7 +200,8 @@ fn compare(entries: &mut HashMap<String, Entry>, target: &Target, event: &EventR
         return;
     }
     entry.known = true;
-    if must {
+    // A key may have events in two partitions, where the partition count was changed.
+    if must && entry.settled.is_none_or(|(settled, _)| settled < version) {
         entry.settled = Some((version, every || event.op != Op::Delete));
     }
     if let Some((stored, digest, event_id)) = &entry.stored

@@ -29,6 +29,11 @@ impl Version {
         self.0 >> OFFSET_BITS
     }
 
+    /// The offset of its event.
+    pub fn offset(self) -> Offset {
+        (self.0 & OFFSET_MASK) as Offset - 1
+    }
+
     /// As a signed number, for stores that have no unsigned ones; never negative.
     pub fn as_i64(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
@@ -145,6 +150,12 @@ impl Epochs {
         self.0.first().map_or(0, |life| life.epoch)
     }
 
+    /// Where to read on from after a position: its offset, or the topic's start when there is none yet or it lies in a
+    /// life that is gone.
+    pub fn resume(&self, position: Option<Position>) -> Offset {
+        position.filter(|position| position.epoch() >= self.oldest()).map_or(0, Position::offset)
+    }
+
     /// The version of the event at an offset of a partition.
     pub fn version(&self, partition: Partition, offset: Offset) -> Version {
         Version::new(self.at(partition, offset), offset)
@@ -172,6 +183,9 @@ mod tests {
         let renewed = wider.renewed(2);
         assert_eq!((renewed.at(0, 0), renewed.oldest()), (2, 2));
         assert!(renewed.version(0, 0) > wider.version(0, 1_000_000));
+        assert_eq!([None, Some(Position::new(1, 9)), Some(Position::new(2, 9))].map(|p| renewed.resume(p)), [0, 0, 9]);
+        assert_eq!(wider.resume(Some(Position::new(0, 9))), 9);
+        assert_eq!((Version::new(3, 41).epoch(), Version::new(3, 41).offset()), (3, 41));
         assert!(Version::new(8191, (1 << 40) - 2).0 < 1 << 53);
         assert_eq!(Position::new(2, 9).to_string(), "9@e2");
     }

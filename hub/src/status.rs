@@ -91,7 +91,7 @@ async fn row(
     };
     match asked.await {
         Ok((generation, positions)) => {
-            let at = |partition: &Partition| positions.get(partition).map_or(0, |position| position.offset());
+            let at = |partition: &Partition| feed.epochs.resume(positions.get(partition).copied());
             let behind: Vec<(Partition, Offset)> =
                 (0..).zip(&extents).map(|(p, extent)| (p, (extent.end - at(&p)).max(0))).collect();
             row.generation = Some(generation);

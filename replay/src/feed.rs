@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 use primal_core::log::EventLog;
 use primal_core::sink::{Positions, Target};
-use primal_core::{Epochs, Offset, Records};
+use primal_core::{Epochs, Offset, Partition, Records, Version};
 use primal_runtime::{Job, dead_letter};
 use tokio::task::JoinSet;
 
@@ -21,7 +21,7 @@ struct Fill {
     target: Target,
     epochs: Arc<Epochs>,
     keys: Arc<BTreeSet<String>>,
-    letters: Arc<HashSet<(i32, Offset)>>,
+    letters: Arc<HashSet<(Partition, Version)>>,
     partitions: usize,
 }
 
@@ -55,10 +55,10 @@ impl Replay {
     }
 
     /// Where the sink's dead letters of a collection stand: a rebuild leaves them out as the live build did.
-    pub(crate) async fn letters(&self, target: &Target) -> Result<HashSet<(i32, Offset)>, ReplayError> {
+    pub(crate) async fn letters(&self, target: &Target) -> Result<HashSet<(Partition, Version)>, ReplayError> {
         let all = dead_letter::read_all(&*self.log, &self.name).await?;
-        let ours = all.into_keys().filter(|origin| origin.topic == target.collection.as_str());
-        Ok(ours.map(|origin| (origin.partition, origin.offset)).collect())
+        let ours = all.into_values().filter(|letter| letter.origin.topic == target.collection.as_str());
+        Ok(ours.map(|letter| (letter.origin.partition, letter.version)).collect())
     }
 }
 
@@ -71,7 +71,7 @@ impl Fill {
     ) -> Result<(), ReplayError> {
         let partition = range.partition;
         let mut position = positions.get(&partition).copied();
-        let start = position.map_or(range.from, |p| p.offset().max(range.from));
+        let start = self.epochs.resume(position).max(range.from);
         let mut records = Records::new();
         if start >= range.to {
             // Nothing to read, yet the build has to say that it is as far as the log, or it never counts as caught up.
@@ -95,8 +95,9 @@ impl Fill {
         Ok(())
     }
 
-    fn takes(&self, partition: i32, record: &primal_core::RecordRef<'_>) -> bool {
+    fn takes(&self, partition: Partition, record: &primal_core::RecordRef<'_>) -> bool {
+        let version = self.epochs.version(partition, record.offset);
         let wanted = |key: &[u8]| std::str::from_utf8(key).is_ok_and(|key| self.keys.contains(key));
-        (self.keys.is_empty() || record.key.is_some_and(wanted)) && !self.letters.contains(&(partition, record.offset))
+        (self.keys.is_empty() || record.key.is_some_and(wanted)) && !self.letters.contains(&(partition, version))
     }
 }

@@ -8,8 +8,8 @@ use primal_core::batch::Mode as WriteMode;
 use primal_core::event::EventRef;
 use primal_core::log::Limits;
 use primal_core::sink::Build;
-use primal_core::{Offset, Partition, Records, Version};
-use primal_runtime::dead_letter::{self, DeadLetter, Kind};
+use primal_core::{Fault, Records, Target, Version};
+use primal_runtime::dead_letter::{self, DeadLetter, Kind, Origin};
 use primal_runtime::status::{self, State};
 use serde::Serialize;
 
@@ -51,22 +51,36 @@ impl Replay {
     }
 
     async fn round(&self, request: &Request, keys: &BTreeSet<String>, done: &mut Redriven) -> Result<(), ReplayError> {
-        let builds = self.sink.builds(&self.name, &request.feed.collection).await?;
-        let target = request.feed.target(&self.name, Build::Live(builds.live));
-        self.sink.prepare(&target).await?;
-        let mut waiting: BTreeMap<(Partition, String), Vec<DeadLetter>> = BTreeMap::new();
+        let collection = &request.feed.collection;
+        let targets = self.generations(request).await?;
+        // Parked keys first: the letters of every key that is found parked are in the log by then.
+        let parked = self.job.parked();
+        parked.refresh(&*self.log).await?;
+        let chosen = |key: &String| keys.is_empty() || keys.contains(key);
+        let mut waiting: BTreeMap<String, Vec<DeadLetter>> =
+            parked.keys_of(collection).into_iter().filter(chosen).map(|key| (key, Vec::new())).collect();
         for letter in dead_letter::read_all(&*self.log, &self.name).await?.into_values() {
-            let ours = letter.origin.topic == target.collection.as_str() && letter.kind != Kind::Undecodable;
-            if ours && (keys.is_empty() || keys.contains(&letter.key)) {
-                waiting.entry((letter.origin.partition, letter.key.clone())).or_default().push(letter);
+            let ours = letter.origin.topic == collection.as_str() && letter.kind != Kind::Undecodable;
+            if ours && chosen(&letter.key) {
+                waiting.entry(letter.key.clone()).or_default().push(letter);
             }
         }
-        for ((partition, key), letters) in waiting {
-            match self.redrive_key(request, &target, partition, &letters, done).await? {
+        for (key, mut letters) in waiting {
+            letters.sort_by_key(|letter| letter.version);
+            let mut refused = None;
+            let mut applied = Vec::new();
+            for letter in &letters {
+                refused = self.redrive_letter(request, &targets, letter, done).await?;
+                if refused.is_some() {
+                    break;
+                }
+                applied.push(dead_letter::redriven(&self.name, letter));
+            }
+            self.log.append(applied).await.map_err(|failed| failed.error)?;
+            match refused {
                 None => {
                     let release = BTreeMap::from([(key.clone(), None::<Version>)]);
-                    let parked = self.job.parked();
-                    parked.set(&*self.log, &target.collection, &release).await.map_err(|failed| failed.error)?;
+                    parked.set(&*self.log, collection, &release).await.map_err(|failed| failed.error)?;
                     done.refused.remove(&key);
                     done.released.insert(key);
                 }
@@ -79,23 +93,49 @@ impl Replay {
         Ok(())
     }
 
-    /// Applies the letters of one key; what the store says if it refuses one.
-    async fn redrive_key(
+    /// The live generation, and then those beside it that may become live: they leave out the same dead letters.
+    async fn generations(&self, request: &Request) -> Result<Vec<Target>, ReplayError> {
+        let builds = self.sink.builds(&self.name, &request.feed.collection).await?;
+        let live = request.feed.target(&self.name, Build::Live(builds.live));
+        self.sink.prepare(&live).await?;
+        let mut targets = vec![live];
+        let beside = builds.rebuild.map(|rebuild| rebuild.generation).into_iter().chain(builds.previous);
+        for generation in beside {
+            let target = request.feed.target(&self.name, Build::Beside(generation));
+            match self.sink.prepare(&target).await {
+                Ok(()) => targets.push(target),
+                // One that was built for another schema or projection can only be built anew.
+                Err(error) if error.fault == Fault::Incompatible => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(targets)
+    }
+
+    /// Applies the event of one letter to all generations; what the store says if the live one refuses it.
+    async fn redrive_letter(
         &self,
         request: &Request,
-        target: &primal_core::Target,
-        partition: Partition,
-        letters: &[DeadLetter],
+        targets: &[Target],
+        letter: &DeadLetter,
         done: &mut Redriven,
     ) -> Result<Option<String>, ReplayError> {
-        let topic = target.collection.topic();
-        for letter in letters {
-            let offset: Offset = letter.origin.offset;
-            let mut reader = self.log.read(&topic, partition, offset..offset + 1).await?;
-            let mut records = Records::new();
-            reader.fetch(&mut records, Limits { records: 1, bytes: 1 }).await?;
-            let events: Vec<EventRef<'_>> = records.iter().filter_map(|r| EventRef::decode(r).ok()).collect();
-            let rewritten = self.job.rewrite(target, &request.feed.epochs, partition, WriteMode::Apply, events).await?;
+        let Origin { partition, epoch, offset, .. } = letter.origin;
+        // The topic was re-created since: the event is gone, and what came later stands for the key.
+        if epoch < request.feed.epochs.oldest() {
+            done.superseded += 1;
+            return Ok(None);
+        }
+        let mut reader = self.log.read(&request.feed.collection.topic(), partition, offset..offset + 1).await?;
+        let mut records = Records::new();
+        reader.fetch(&mut records, Limits { records: 1, bytes: 1 }).await?;
+        let events: Vec<EventRef<'_>> = records.iter().filter_map(|r| EventRef::decode(r).ok()).collect();
+        for (index, target) in targets.iter().enumerate() {
+            let (epochs, events) = (&request.feed.epochs, events.clone());
+            let rewritten = self.job.rewrite(target, epochs, partition, WriteMode::Apply, events).await?;
+            if index > 0 {
+                continue;
+            }
             if let Some(rejected) = rewritten.rejected.into_iter().next() {
                 return Ok(Some(rejected.reason));
             }

@@ -5,7 +5,7 @@ use hashbrown::HashSet;
 use primal_core::batch::Mode as WriteMode;
 use primal_core::event::EventRef;
 use primal_core::sink::Target;
-use primal_core::{Offset, Records};
+use primal_core::{Offset, Partition, Records, Version};
 
 use crate::plan::{Plan, Range};
 use crate::shadow::Rebuilt;
@@ -26,8 +26,8 @@ impl Replay {
         let mut done = self.nothing(request, Mode::Repair);
         for range in &plan.ranges {
             // Beyond its position the store is not wrong, only not there yet; the worker brings the rest.
-            let Some(position) = positions.get(&range.partition) else { continue };
-            self.repair_partition(request, target, *range, position.offset(), &letters, progress, &mut done).await?;
+            let applied = request.feed.epochs.resume(positions.get(&range.partition).copied());
+            self.repair_partition(request, target, *range, applied, &letters, progress, &mut done).await?;
         }
         Ok(done)
     }
@@ -39,7 +39,7 @@ impl Replay {
         target: &Target,
         range: Range,
         applied: Offset,
-        letters: &HashSet<(i32, Offset)>,
+        letters: &HashSet<(Partition, Version)>,
         progress: &dyn Progress,
         done: &mut Rebuilt,
     ) -> Result<(), ReplayError> {
@@ -59,7 +59,8 @@ impl Replay {
                 let Ok(event) = EventRef::decode(record) else { continue };
                 let chosen = request.keys.is_empty() || request.keys.contains(event.key);
                 let inside = record.offset < selected_to;
-                if !chosen || letters.contains(&(range.partition, record.offset)) {
+                let version = request.feed.epochs.version(range.partition, record.offset);
+                if !chosen || letters.contains(&(range.partition, version)) {
                     continue;
                 }
                 if inside && selected_to < read_to && !touched.contains(event.key) {

@@ -109,7 +109,8 @@ impl Replay {
         progress: &Arc<dyn Progress>,
     ) -> Result<Rebuilt, ReplayError> {
         let positions = self.sink.positions(target).await?;
-        let past = |range: &&Range| positions.get(&range.partition).is_some_and(|p| p.offset() > range.to);
+        let at = |range: &Range| request.feed.epochs.resume(positions.get(&range.partition).copied());
+        let past = |range: &&Range| at(range) > range.to;
         if let Some(range) = plan.ranges.iter().find(past) {
             return Err(ReplayError::Usage(format!(
                 "{} already holds partition {} beyond offset {}; choose another name",

@@ -11,4 +11,5 @@
 mod contract;
 mod hub;
 mod kafka;
+mod letters;
 mod week;

@@ -30,6 +30,8 @@ pub enum Kind {
     Rejected,
     /// It waits behind a rejected event of its key.
     Parked,
+    /// It was a dead letter, and a redrive has applied it since.
+    Redriven,
 }
 
 impl Kind {
@@ -38,6 +40,7 @@ impl Kind {
             Kind::Undecodable => "primalcore.Undecodable",
             Kind::Rejected => "primalcore.Rejected",
             Kind::Parked => "primalcore.Parked",
+            Kind::Redriven => "primalcore.Redriven",
         }
     }
 
@@ -78,8 +81,17 @@ pub struct Origin {
     pub topic: String,
     /// Its partition.
     pub partition: Partition,
+    /// The life of the topic that it belongs to.
+    pub epoch: u64,
     /// Its offset.
     pub offset: Offset,
+}
+
+impl Origin {
+    /// The place of the event of a version.
+    pub fn of(topic: &str, partition: Partition, version: Version) -> Self {
+        Origin { topic: topic.to_owned(), partition, epoch: version.epoch(), offset: version.offset() }
+    }
 }
 
 /// A dead letter, read back.
@@ -101,8 +113,22 @@ pub struct DeadLetter {
     pub at: primal_core::Timestamp,
 }
 
-/// All dead letters of a sink, oldest place first. A letter that was written twice (a crash came between it and the
-/// position) counts once.
+/// What to append once a dead letter's event has been applied, so that it is none any more.
+pub fn redriven(sink: &str, letter: &DeadLetter) -> NewRecord {
+    let mut headers = Vec::new();
+    let mut push = |name: &str, value: &str| header::push(&mut headers, name, Some(value.as_bytes()));
+    push(TOPIC, &letter.origin.topic);
+    push(PARTITION, &letter.origin.partition.to_string());
+    push(OFFSET, &letter.origin.offset.to_string());
+    push(CONNECTOR, sink);
+    push(CLASS, Kind::Redriven.class());
+    push(VERSION, &letter.version.to_string());
+    let (topic, key) = (Topic::dead_letters(sink), Some(letter.key.clone().into_bytes()));
+    NewRecord { topic, partition: Some(0), key, value: None, headers }
+}
+
+/// All dead letters of a sink that were not redriven since, oldest place first. A letter that was written twice (a crash
+/// came between it and the position) counts once.
 ///
 /// # Errors
 /// The log's.
@@ -118,7 +144,10 @@ pub async fn read_all(log: &dyn EventLog, sink: &str) -> Result<BTreeMap<Origin,
         let mut records = Records::new();
         while reader.fetch(&mut records, Limits { records: 1_000, bytes: 4 << 20 }).await? {
             for letter in records.iter().filter_map(read) {
-                letters.insert(letter.origin.clone(), letter);
+                match letter.kind {
+                    Kind::Redriven => letters.remove(&letter.origin),
+                    _ => letters.insert(letter.origin.clone(), letter),
+                };
             }
             records.clear();
         }
@@ -128,17 +157,13 @@ pub async fn read_all(log: &dyn EventLog, sink: &str) -> Result<BTreeMap<Origin,
 
 fn read(record: RecordRef<'_>) -> Option<DeadLetter> {
     let headers: Headers<'_> = record.headers;
-    let origin = Origin {
-        topic: headers.text(TOPIC)?.to_owned(),
-        partition: headers.text(PARTITION)?.parse().ok()?,
-        offset: headers.text(OFFSET)?.parse().ok()?,
-    };
-    let kinds = [Kind::Undecodable, Kind::Rejected, Kind::Parked];
+    let version = Version(headers.text(VERSION)?.parse().ok()?);
+    let kinds = [Kind::Undecodable, Kind::Rejected, Kind::Parked, Kind::Redriven];
     let class = headers.text(CLASS)?;
     Some(DeadLetter {
-        origin,
+        origin: Origin::of(headers.text(TOPIC)?, headers.text(PARTITION)?.parse().ok()?, version),
         key: String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned(),
-        version: Version(headers.text(VERSION)?.parse().ok()?),
+        version,
         kind: kinds.into_iter().find(|kind| kind.class() == class)?,
         reason: headers.text(MESSAGE).unwrap_or_default().to_owned(),
         at: record.recorded,
@@ -160,7 +185,7 @@ mod tests {
         let mut stored = Records::new();
         stored.push(0, Timestamp(6), new.key.as_deref(), new.value.as_deref(), |b| b.extend_from_slice(&new.headers));
         let back = read(stored.get(0).unwrap()).unwrap();
-        assert_eq!(back.origin, Origin { topic: "flights".into(), partition: 3, offset: 41 });
+        assert_eq!(back.origin, Origin { topic: "flights".into(), partition: 3, epoch: 0, offset: 41 });
         assert_eq!((back.version, back.kind, back.reason.as_str()), (Version(42), Kind::Rejected, "no room for \0"));
         assert_eq!(stored.get(0).unwrap().headers.text("x"), Some("y"));
     }

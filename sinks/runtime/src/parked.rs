@@ -80,6 +80,11 @@ impl Parked {
         self.keys().keys().filter(|(c, _)| c == collection).count()
     }
 
+    /// The parked keys of a collection.
+    pub fn keys_of(&self, collection: &Collection) -> Vec<String> {
+        self.keys().keys().filter(|(c, _)| c == collection).map(|(_, key)| key.clone()).collect()
+    }
+
     fn place(&self, row: &str) -> Option<(Collection, String)> {
         let (collection, key) = row.strip_prefix(&self.sink)?.strip_prefix('/')?.split_once('/')?;
         Some((Collection::new(collection).ok()?, key.to_owned()))

@@ -103,10 +103,7 @@ impl PartitionTask {
             )));
         }
         let rebuild = format!("`replay --sink {name} --collection {topic} --from earliest --mode shadow --execute`");
-        let offset = match position {
-            Some(position) if position.epoch() >= self.epochs.oldest() => position.offset(),
-            _ => 0,
-        };
+        let offset = self.epochs.resume(position);
         if offset < extent.start {
             return Err(Ended::Failed(format!(
                 "offsets [{offset}, {}) of {topic}/{partition} are no longer in the log (retention), but {name} has not \
