@@ -85,7 +85,7 @@ impl Layout {
     }
 
     /// Column definitions for `CREATE TABLE`, the primary key included.
-    pub(crate) fn definitions(&self, type_name: fn(Type) -> &'static str) -> String {
+    fn definitions(&self, type_name: fn(Type) -> &'static str) -> String {
         let one = |column: &Column| {
             let (name, kind) = (quote(&column.name), type_name(column.kind));
             let key = if column.name == self.identity { " PRIMARY KEY" } else { "" };
@@ -111,11 +111,37 @@ impl Layout {
         )
     }
 
+    /// What makes a table fit: it is made, with the store's own `options` behind the columns, or gets the columns that it
+    /// lacks. `found` are the columns that it has (name and type); none where there is no such table.
+    ///
+    /// # Errors
+    /// A column of another type, or a table of another projection or another program.
+    pub(crate) fn changes(
+        &self,
+        target: &Target,
+        table: &str,
+        found: &[(String, String)],
+        type_name: fn(Type) -> &'static str,
+        options: &str,
+    ) -> Result<Vec<String>, SinkError> {
+        if !found.is_empty() {
+            let add = |c: &Column| format!("ALTER TABLE {table} ADD COLUMN {} {}", quote(&c.name), type_name(c.kind));
+            return Ok(self.missing(target, found, type_name)?.into_iter().map(add).collect());
+        }
+        let mut statements = vec![format!("CREATE TABLE {table} ({}){options}", self.definitions(type_name))];
+        if self.projection == Projection::Events {
+            // Its number goes along with the table through swaps.
+            let index = quote(&format!("{}__by_key", target.position_name()));
+            statements.push(format!("CREATE INDEX {index} ON {table} (\"_key\")"));
+        }
+        Ok(statements)
+    }
+
     /// Compares with the columns that a table has (name and type); the ones to be added.
     ///
     /// # Errors
     /// A column of another type, or a table of another projection or another program.
-    pub(crate) fn missing(
+    fn missing(
         &self,
         target: &Target,
         found: &[(String, String)],

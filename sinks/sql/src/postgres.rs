@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Rebuild, Sink,
-    SinkSpec, Stored, Swap, SwapKind, Target,
+    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
+    Stored, Swap, SwapKind, Target,
 };
 use primal_core::table::Cell;
 use primal_core::{
@@ -19,9 +19,9 @@ use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Row};
 
+use crate::generation::{builds, moved_meanwhile, not_beside, wrong_generation};
 use crate::layout::{Layout, Type, quote};
 use crate::postgres_copy;
-use crate::sqlite::{key_index, moved_meanwhile, not_beside, wrong_generation};
 use crate::text::{GENERATIONS, POSITIONS, Text};
 use crate::values::{Value, content, rows};
 
@@ -119,6 +119,25 @@ impl Postgres {
         }
     }
 
+    /// Makes the hub's own tables where they are missing. Asked first, because even `IF NOT EXISTS` wants the right to
+    /// create, which a role that only writes need not have.
+    async fn own_tables(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let asked =
+            "SELECT to_regnamespace($1) IS NOT NULL, to_regclass($2) IS NOT NULL AND to_regclass($3) IS NOT NULL";
+        let (positions, generations) = (self.text.table(POSITIONS), self.text.table(GENERATIONS));
+        let asked = sqlx::query(asked).bind(quote(&self.schema)).bind(positions).bind(generations);
+        let there = asked.fetch_one(&mut *connection).await?;
+        if !there.get::<bool, _>(0) {
+            let create = format!("CREATE SCHEMA {}", quote(&self.schema));
+            sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
+        }
+        if !there.get::<bool, _>(1) {
+            let own = self.text.own_tables("BIGINT", "TIMESTAMPTZ", "");
+            sqlx::raw_sql(AssertSqlSafe(own)).execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+
     /// Whether one of the hub's own tables is there.
     async fn has(&self, table: &str) -> Result<bool, sqlx::Error> {
         let row = sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(self.text.table(table));
@@ -184,12 +203,10 @@ impl Sink for Postgres {
             query.fetch_optional(&self.pool).await
         };
         let row = self.bounded("reading generations of", asked).await?;
-        Ok(row.map_or(Builds { live: 1, ..Builds::default() }, |row| {
-            let number = |i: usize| row.get::<Option<i64>, _>(i).map(|n| n as u64);
-            let plan = row.get::<Option<String>, _>(3).unwrap_or_default();
-            let rebuild = number(2).map(|generation| Rebuild { generation, plan });
-            Builds { live: number(0).unwrap_or(1), previous: number(1), rebuild }
-        }))
+        Ok(row.map_or_else(
+            || builds(None, None, None, None),
+            |row| builds(row.get(0), row.get(1), row.get(2), row.get(3)),
+        ))
     }
 
     async fn prepare(&self, target: &Target) -> Result<(), SinkError> {
@@ -199,9 +216,7 @@ impl Sink for Postgres {
             // Two processes that make the same table at once would fail in PostgreSQL's own catalog.
             let lock = Digest::of_bytes(b'p', self.schema.as_bytes()).0 as i64;
             sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock).execute(&mut *tx).await?;
-            let own = self.text.own_tables("BIGINT", "TIMESTAMPTZ", "");
-            let own = format!("CREATE SCHEMA IF NOT EXISTS {}; {own}", quote(&self.schema));
-            sqlx::raw_sql(AssertSqlSafe(own)).execute(&mut *tx).await?;
+            self.own_tables(&mut tx).await?;
             let table = self.text.table(&target.place());
             let found: Vec<(String, String)> = sqlx::query(
                 "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute \
@@ -213,24 +228,12 @@ impl Sink for Postgres {
             .iter()
             .map(|row| (row.get(0), row.get(1)))
             .collect();
-            let mut statements = Vec::new();
-            if found.is_empty() {
-                // Room in each page lets an update stay on it (HOT), which spares the index.
-                let room = if target.projection.keeps_every_event() { "" } else { " WITH (fillfactor = 85)" };
-                statements.push(format!("CREATE TABLE {table} ({}){room}", layout.definitions(type_name)));
-                if target.projection == Projection::Events {
-                    statements.push(format!("CREATE INDEX {} ON {table} (\"_key\")", quote(&key_index(target))));
-                }
-            } else {
-                let missing = match layout.missing(target, &found, type_name) {
-                    Ok(missing) => missing,
-                    Err(error) => return Ok(Err(error)),
-                };
-                let add = |c: &&crate::layout::Column| {
-                    format!("ALTER TABLE {table} ADD COLUMN {} {}", quote(&c.name), type_name(c.kind))
-                };
-                statements.extend(missing.iter().map(add));
-            }
+            // Room in each page lets an update stay on it (HOT), which spares the index.
+            let room = if target.projection.keeps_every_event() { "" } else { " WITH (fillfactor = 85)" };
+            let statements = match layout.changes(target, &table, &found, type_name, room) {
+                Ok(statements) => statements,
+                Err(error) => return Ok(Err(error)),
+            };
             for statement in statements {
                 sqlx::query(AssertSqlSafe(statement)).persistent(false).execute(&mut *tx).await?;
             }

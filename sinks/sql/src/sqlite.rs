@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
 use primal_core::sink::{
-    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Rebuild, Sink,
-    SinkSpec, Stored, Swap, SwapKind, Target,
+    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
+    Stored, Swap, SwapKind, Target,
 };
 use primal_core::table::Cell;
 use primal_core::{Collection, Fault, Position, Primal, SinkError, Timestamp, Version};
@@ -19,6 +19,7 @@ use sqlx::sqlite::{
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
 
+use crate::generation::{builds, moved_meanwhile, not_beside, wrong_generation};
 use crate::layout::{Layout, Type, quote};
 use crate::text::Text;
 use crate::values::{Value, content, rows};
@@ -153,7 +154,7 @@ impl Sink for Sqlite {
 
     async fn builds(&self, sink: &str, collection: &Collection) -> Result<Builds, SinkError> {
         if !self.exists().await {
-            return Ok(Builds { live: 1, ..Builds::default() });
+            return Ok(builds(None, None, None, None));
         }
         let mut writer = self.writer().await?;
         let row = sqlx::query(AssertSqlSafe(self.text.builds.as_str()))
@@ -162,12 +163,10 @@ impl Sink for Sqlite {
             .fetch_optional(&mut *writer)
             .await
             .map_err(|e| self.failed("reading generations of", e))?;
-        Ok(row.map_or(Builds { live: 1, ..Builds::default() }, |row| {
-            let number = |i: usize| row.get::<Option<i64>, _>(i).map(|n| n as u64);
-            let plan = row.get::<Option<String>, _>(3).unwrap_or_default();
-            let rebuild = number(2).map(|generation| Rebuild { generation, plan });
-            Builds { live: number(0).unwrap_or(1), previous: number(1), rebuild }
-        }))
+        Ok(row.map_or_else(
+            || builds(None, None, None, None),
+            |row| builds(row.get(0), row.get(1), row.get(2), row.get(3)),
+        ))
     }
 
     async fn prepare(&self, target: &Target) -> Result<(), SinkError> {
@@ -183,22 +182,10 @@ impl Sink for Sqlite {
                 .map(|row| (row.get(0), row.get(1)))
                 .collect();
             let table = self.text.table(&target.place());
-            let mut statements = Vec::new();
-            if found.is_empty() {
-                statements.push(format!("CREATE TABLE {table} ({}) STRICT", layout.definitions(type_name)));
-                if target.projection == Projection::Events {
-                    statements.push(format!("CREATE INDEX {} ON {table} (\"_key\")", quote(&key_index(target))));
-                }
-            } else {
-                let missing = match layout.missing(target, &found, type_name) {
-                    Ok(missing) => missing,
-                    Err(error) => return Ok(Err(error)),
-                };
-                let add = |c: &&crate::layout::Column| {
-                    format!("ALTER TABLE {table} ADD COLUMN {} {}", quote(&c.name), type_name(c.kind))
-                };
-                statements.extend(missing.iter().map(add));
-            }
+            let statements = match layout.changes(target, &table, &found, type_name, " STRICT") {
+                Ok(statements) => statements,
+                Err(error) => return Ok(Err(error)),
+            };
             for statement in statements {
                 sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?;
             }
@@ -297,30 +284,6 @@ async fn fence(
     }
     let moved = query.execute(connection).await?.rows_affected();
     Ok((moved == 0).then(|| moved_meanwhile(target, batch)))
-}
-
-/// Why a target may not be written to while `live` is the live generation.
-pub(crate) fn wrong_generation(target: &Target, live: u64) -> Option<String> {
-    match &target.build {
-        Build::Live(generation) if *generation != live => {
-            Some(format!("generation {live} of {} is live, not {generation}", target.collection))
-        }
-        Build::Beside(generation) if *generation == live => {
-            Some(format!("generation {generation} of {} is live now", target.collection))
-        }
-        _ => None,
-    }
-}
-
-/// The message of a fence by position.
-pub(crate) fn moved_meanwhile(target: &Target, batch: &Batch<'_>) -> String {
-    let expected = batch.advance.and_then(|a| a.expected).map_or("none".to_owned(), |p| p.to_string());
-    format!("the position of {}/{} is not {expected} any more", target.position_name(), batch.partition)
-}
-
-/// The name of the index over keys of a table of events; its number goes along with the table through swaps.
-pub(crate) fn key_index(target: &Target) -> String {
-    format!("{}__by_key", target.position_name())
 }
 
 fn bind(rows: &[Vec<Value<'_>>]) -> Result<SqliteArguments, sqlx::error::BoxDynError> {
@@ -465,9 +428,4 @@ async fn drop_build(connection: &mut SqliteConnection, text: &Text, target: &Tar
     let positions = sqlx::query(AssertSqlSafe(text.drop_positions.as_str())).bind(&*target.sink);
     positions.bind(target.position_name()).execute(connection).await?;
     Ok(())
-}
-
-/// Only a generation beside the live one can take its place.
-pub(crate) fn not_beside(target: &Target) -> SinkError {
-    SinkError::new(Fault::Internal, format!("{:?} is not a generation beside the live one", target.build))
 }
