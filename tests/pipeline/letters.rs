@@ -16,9 +16,8 @@ fn schema(folder: &Path, kind: &str) {
 }
 
 fn publish(hub: &Hub, events: &[(&str, &str)]) {
-    let line = |(key, n): &(&str, &str)| {
-        format!("{{\"collection\":\"things\",\"key\":\"{key}\",\"data\":{{\"n\":{n}}}}}\n")
-    };
+    let line =
+        |(key, n): &(&str, &str)| format!("{{\"collection\":\"things\",\"key\":\"{key}\",\"data\":{{\"n\":{n}}}}}\n");
     std::fs::write(hub.folder.path().join("events.ndjson"), events.iter().map(line).collect::<String>()).unwrap();
     hub.succeed("primalcore", &["publish", "events.ndjson"]);
 }
