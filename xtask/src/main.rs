@@ -5,7 +5,9 @@ mod new_sink;
 mod size;
 mod test;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -32,12 +34,19 @@ enum Chore {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Chore::parse() {
+fn main() -> ExitCode {
+    let done = match Chore::parse() {
         Chore::Test => test::run(),
         Chore::Docs { check } => docs::run(check),
         Chore::LintSize => size::run(),
         Chore::NewSink { name, family } => new_sink::run(&name, &family),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -48,6 +57,5 @@ fn root() -> PathBuf {
 
 /// Prints a line.
 fn say(text: &str) {
-    use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{text}");
 }
