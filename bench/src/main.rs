@@ -19,6 +19,23 @@ struct Bench {
     /// How often each pair is run; the median counts
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Only these
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Part::Publish, Part::Memory, Part::Postgres, Part::Embedded, Part::Resident])]
+    only: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Publishing to Kafka
+    Publish,
+    /// Kafka to the memory sink
+    Memory,
+    /// Kafka to PostgreSQL
+    Postgres,
+    /// Appending to the embedded log
+    Embedded,
+    /// Resident memory of a hub with three sinks
+    Resident,
 }
 
 fn main() -> Result<()> {
@@ -31,41 +48,43 @@ fn main() -> Result<()> {
     let (bootstrap, database) = (kafka.url(), postgres.url());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
 
+    let wanted = |part| bench.only.contains(&part);
     let mut pairs = Pairs::new("publish", "bare rdkafka producer", count);
-    for round in 0..bench.rounds {
+    // The first round's events are what the others read.
+    for round in 0..if wanted(Part::Publish) { bench.rounds } else { 1 } {
         pairs.bare(bare::produce(&bootstrap, &format!("bare{round}.flights"), &events)?);
         pairs.ours(runtime.block_on(ours::publish(&bootstrap, &format!("ours{round}."), &lines))?);
     }
     pairs.tell(0.6);
 
-    let mut pairs = Pairs::new("Kafka -> memory", "bare rdkafka consumer", count);
-    for round in 0..bench.rounds {
-        pairs.bare(bare::consume(&bootstrap, "ours0.flights", count)?);
-        pairs.ours(runtime.block_on(ours::deliver(
-            &bootstrap,
-            "ours0.",
-            "memory",
-            &format!("name: m{round}"),
-            round,
-        ))?);
+    if wanted(Part::Memory) {
+        let mut pairs = Pairs::new("Kafka -> memory", "bare rdkafka consumer", count);
+        for round in 0..bench.rounds {
+            pairs.bare(bare::consume(&bootstrap, "ours0.flights", count)?);
+            let store = format!("name: m{round}");
+            pairs.ours(runtime.block_on(ours::deliver(&bootstrap, "ours0.", "memory", &store, round))?);
+        }
+        pairs.tell(0.6);
     }
-    pairs.tell(0.6);
 
-    let mut pairs = Pairs::new("Kafka -> PostgreSQL document", "hand-written COPY and merge", count);
-    for round in 0..bench.rounds {
-        pairs.bare(runtime.block_on(bare::merge(&bootstrap, "ours0.flights", &database, round, count))?);
-        let store = format!("url: \"{database}\", schema: bench{round}");
-        pairs.ours(runtime.block_on(ours::deliver(&bootstrap, "ours0.", "postgres", &store, round))?);
+    if wanted(Part::Postgres) {
+        let mut pairs = Pairs::new("Kafka -> PostgreSQL document", "hand-written COPY and merge", count);
+        for round in 0..bench.rounds {
+            pairs.bare(runtime.block_on(bare::merge(&bootstrap, "ours0.flights", &database, round, count))?);
+            let store = format!("url: \"{database}\", schema: bench{round}");
+            pairs.ours(runtime.block_on(ours::deliver(&bootstrap, "ours0.", "postgres", &store, round))?);
+        }
+        pairs.tell(0.7);
     }
-    pairs.tell(0.7);
 
-    let rate = runtime.block_on(ours::embedded(&lines))?;
-    say(&format!(
-        "embedded log, 10 callers with 1,000 events each at a time: {} events/s (wanted: 100,000)",
-        rate as u64
-    ));
-    let peak = ours::memory(&bootstrap, "ours0.", &database, &redis.url())?;
-    say(&format!("resident memory with three sinks at work, peak: {peak:.0} MB (wanted: at most 200)"));
+    if wanted(Part::Embedded) {
+        let rate = runtime.block_on(ours::embedded(&lines))? as u64;
+        say(&format!("embedded log, 10 callers with 1,000 events each at a time: {rate} events/s (wanted: 100,000)"));
+    }
+    if wanted(Part::Resident) {
+        let peak = ours::memory(&bootstrap, "ours0.", &database, &redis.url())?;
+        say(&format!("resident memory with three sinks at work, peak: {peak:.0} MB (wanted: at most 200)"));
+    }
     Ok(())
 }
 

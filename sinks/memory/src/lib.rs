@@ -1,14 +1,12 @@
 //! A sink in this process's memory, with every promise of the contract kept: for tests, for benchmarks of all that is not
 //! a store, and as the shortest reading of what a sink has to do.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use primal_core::batch::{Batch, BatchEvent, Mode};
 use primal_core::error::Rejected;
-use primal_core::event::Op;
 use primal_core::sink::{
     Build, Builds, Capability, Class, Content, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader,
     Rebuild, Sink, SinkSpec, Stored, Swap, SwapKind, Target,
@@ -62,7 +60,7 @@ fn store(name: &str) -> Store {
 #[derive(Default)]
 struct Tables {
     /// By place; what a place holds goes along when it is renamed.
-    records: HashMap<String, BTreeMap<String, Stored>>,
+    records: HashMap<String, hashbrown::HashMap<String, Stored>>,
     /// By sink and position name.
     positions: HashMap<(String, String), Positions>,
     /// By sink and collection.
@@ -146,29 +144,27 @@ impl Sink for Memory {
     }
 
     async fn write(&self, target: &Target, batch: &Batch<'_>) -> Result<Outcome, SinkError> {
-        let contents = contents(target, batch)?;
+        // Everything that can be done before the lock is.
+        let written = written(target, batch)?;
         let mut tables = self.tables();
         tables.fence(target, batch)?;
         let records = tables.records.entry(target.place()).or_default();
         let mut outcome = Outcome::default();
-        for (event, content) in batch.events.iter().zip(contents) {
-            let newer = |stored: Version| match (batch.mode, target.projection.keeps_every_event()) {
-                (Mode::Apply, true) => false,
-                (Mode::Apply, false) => event.version > stored,
-                (Mode::Repair, _) => event.version >= stored,
-            };
-            let identity = event.identity(target.projection);
-            match records.get_mut(identity) {
-                Some(stored) if !newer(stored.version) => outcome.stale += 1,
-                Some(stored) => {
-                    *stored = record(event, identity, content);
-                    outcome.applied += 1;
+        let newer = |version: Version, stored: Version| match (batch.mode, target.projection.keeps_every_event()) {
+            (Mode::Apply, true) => false,
+            (Mode::Apply, false) => version > stored,
+            (Mode::Repair, _) => version >= stored,
+        };
+        for record in written {
+            match records.get_mut(&record.identity) {
+                Some(stored) if !newer(record.version, stored.version) => {
+                    outcome.stale += 1;
+                    continue;
                 }
-                None => {
-                    records.insert(identity.to_owned(), record(event, identity, content));
-                    outcome.applied += 1;
-                }
+                Some(stored) => *stored = record,
+                None => drop(records.insert(record.identity.clone(), record)),
             }
+            outcome.applied += 1;
         }
         if let Some(advance) = batch.advance {
             tables.positions.entry(position_key(target)).or_default().insert(batch.partition, advance.next);
@@ -188,28 +184,31 @@ impl Sink for Memory {
 }
 
 /// What all events of a batch leave behind; checked before anything is written.
-fn contents(target: &Target, batch: &Batch<'_>) -> Result<Vec<Content>, SinkError> {
-    let mut contents = Vec::with_capacity(batch.events.len());
+fn written(target: &Target, batch: &Batch<'_>) -> Result<Vec<Stored>, SinkError> {
+    let mut written = Vec::with_capacity(batch.events.len());
     let mut refused: Vec<Rejected> = Vec::new();
     for event in &batch.events {
-        match (event.data, &target.table) {
-            (None, _) => contents.push(Content::Deleted),
+        let content = match (event.data, &target.table) {
+            (None, _) => Content::Deleted,
+            (Some(data), None) => Content::Document(data.to_owned()),
             (Some(_), Some(_)) => match target.cells(event) {
-                Ok(cells) => contents.push(Content::Row(cells)),
-                Err(SinkError { fault: Fault::Rejected(rejected), .. }) => refused.extend(rejected),
+                Ok(cells) => Content::Row(cells),
+                Err(SinkError { fault: Fault::Rejected(rejected), .. }) => {
+                    refused.extend(rejected);
+                    continue;
+                }
                 Err(other) => return Err(other),
             },
-            (Some(data), None) => contents.push(Content::Document(data.to_owned())),
-        }
+        };
+        written.push(record(event, event.identity(target.projection), content));
     }
     match refused.first().map(|rejected| rejected.reason.clone()) {
         Some(reason) => Err(SinkError::new(Fault::Rejected(refused), reason)),
-        None => Ok(contents),
+        None => Ok(written),
     }
 }
 
 fn record(event: &BatchEvent<'_>, identity: &str, content: Content) -> Stored {
-    debug_assert_eq!(event.op == Op::Delete, content == Content::Deleted, "a delete leaves a tombstone");
     Stored {
         identity: identity.to_owned(),
         version: event.version,
@@ -221,7 +220,7 @@ fn record(event: &BatchEvent<'_>, identity: &str, content: Content) -> Stored {
 }
 
 /// Records in a page of a scan.
-const PAGE: usize = 1_000;
+const PAGE: usize = 10_000;
 
 #[async_trait]
 impl Reader for Memory {
@@ -232,9 +231,14 @@ impl Reader for Memory {
     async fn scan(&self, target: &Target, cursor: Option<&str>) -> Result<Page, SinkError> {
         let tables = self.tables();
         let Some(records) = tables.records.get(&target.place()) else { return Ok(Page::default()) };
-        let after = cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let page: Vec<_> =
-            records.range::<str, _>((after, Bound::Unbounded)).take(PAGE).map(|(_, stored)| stored.clone()).collect();
+        let after = |stored: &&Stored| cursor.is_none_or(|cursor| stored.identity.as_str() > cursor);
+        let mut page: Vec<&Stored> = records.values().filter(after).collect();
+        if page.len() > PAGE {
+            page.select_nth_unstable_by(PAGE, |a, b| a.identity.cmp(&b.identity));
+            page.truncate(PAGE);
+        }
+        page.sort_unstable_by(|a, b| a.identity.cmp(&b.identity));
+        let page: Vec<Stored> = page.into_iter().cloned().collect();
         let next = page.last().filter(|_| page.len() == PAGE).map(|last| last.identity.clone());
         Ok(Page { records: page, next })
     }
