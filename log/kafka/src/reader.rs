@@ -38,9 +38,10 @@ impl Source {
             .set("enable.partition.eof", "true")
             .set("allow.auto.create.topics", "false")
             .set("fetch.wait.max.ms", "100")
-            .set("fetch.message.max.bytes", "1048576")
+            // A fetch is decompressed as a whole, beside what is queued already: small ones keep memory low.
+            .set("fetch.message.max.bytes", "262144")
             // Per partition, since each has a queue of its own.
-            .set("queued.max.messages.kbytes", "4096")
+            .set("queued.max.messages.kbytes", "1024")
             // A full queue is looked at again this soon; by default a fast reader would wait a second each time.
             .set("fetch.queue.backoff.ms", "2")
             .set("max.poll.interval.ms", "86400000");

@@ -39,7 +39,7 @@ impl Default for Options {
         Options {
             batch_events: None,
             batch_bytes: 4 << 20,
-            buffer_bytes: 32 << 20,
+            buffer_bytes: 8 << 20,
             linger_ms: 0,
             write_timeout_s: 60,
             on_reject: OnReject::Park,
@@ -58,7 +58,7 @@ impl Options {
         OptionSpec { name: "batch_bytes", default: Some("4194304"), help: "bytes in a batch, about" },
         OptionSpec {
             name: "buffer_bytes",
-            default: Some("33554432"),
+            default: Some("8388608"),
             help: "bytes held in memory for all partitions of this sink together, about",
         },
         OptionSpec {

@@ -176,6 +176,10 @@ impl PartitionTask {
             }
             current.clear();
             std::mem::swap(&mut current, &mut next);
+            // An idle partition holds no memory.
+            if current.is_empty() {
+                (current, next) = (Records::new(), Records::new());
+            }
             if self.cancel.is_cancelled() {
                 return Err(Ended::Cancelled);
             }
