@@ -9,7 +9,6 @@
 )]
 
 mod contract;
-mod hub;
 mod kafka;
 mod letters;
 mod week;

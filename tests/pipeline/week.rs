@@ -5,10 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use primal_tests::{Server, shared};
+use primal_tests::{Hub, Server, free_port, program, shared};
 use serde_json::Value;
 
-use crate::hub::{Hub, program};
 use crate::kafka::kafka;
 
 const SINKS: &[&str] = &["pg", "cache", "file"];
@@ -18,10 +17,6 @@ fn week() -> Vec<String> {
     let mut text = String::new();
     flate2::read::GzDecoder::new(std::fs::File::open(file).unwrap()).read_to_string(&mut text).unwrap();
     text.lines().map(str::to_owned).collect()
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A config over Kafka and three stores, as the README has it.

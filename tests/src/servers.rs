@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 use std::fs::DirBuilder;
-use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::hub::free_port;
 
 /// A running server of its own, with empty data.
 pub struct Server {
@@ -67,9 +69,14 @@ impl Server {
 
     /// Ends it with SIGKILL.
     pub fn kill(&self) {
+        let process = std::fs::read_to_string(self.data.join("pid")).unwrap_or_default();
         self.signal("-KILL");
         let _ = std::fs::remove_file(self.data.join("pid"));
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        // Its port is free once it is gone; where nobody reaps it, once it is a zombie.
+        let stat = Path::new("/proc").join(process.trim()).join("stat");
+        while std::fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z ")) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Freezes it.
@@ -128,9 +135,4 @@ pub fn shared(name: &str) -> String {
     let mut servers = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
     let servers = servers.get_or_insert_default();
     servers.entry(name.to_owned()).or_insert_with(|| Server::start(name)).url()
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0");
-    listener.and_then(|listener| listener.local_addr()).map_or(0, |address| address.port())
 }

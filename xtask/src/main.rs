@@ -1,5 +1,6 @@
-//! The project's own chores: `cargo xtask test | docs | lint-size | new-sink`.
+//! The project's own chores: `cargo xtask test | crash | docs | lint-size | new-sink`.
 
+mod crash;
 mod docs;
 mod new_sink;
 mod size;
@@ -7,7 +8,7 @@ mod test;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
 
@@ -16,6 +17,8 @@ use clap::Parser;
 enum Chore {
     /// Fetch the servers that the tests need, build, and run all tests
     Test,
+    /// Kill the hub, stores and broker under load, again and again, and look for what was lost or doubled
+    Crash(crash::Crash),
     /// Write the generated parts of the documentation; with --check only say whether they are up to date
     Docs {
         /// Change nothing; fail when something would change
@@ -37,6 +40,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Test => test::run(),
+        Chore::Crash(crash) => crash.run(),
         Chore::Docs { check } => docs::run(check),
         Chore::LintSize => size::run(),
         Chore::NewSink { name, family } => new_sink::run(&name, &family),
@@ -58,4 +62,11 @@ fn root() -> PathBuf {
 /// Prints a line.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Cargo with these arguments, in the checkout.
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
 }

@@ -7,21 +7,36 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The program under test.
+///
+/// # Panics
+/// It was not built.
 pub fn program(name: &str) -> PathBuf {
-    // Test binaries lie in target/<profile>/deps; the programs one folder up.
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join(name);
-    assert!(path.exists(), "{} is missing: build it with `cargo build -p primalcore --bins`", path.display());
-    path
+    // Test binaries lie in target/<profile>/deps, the programs one folder up, beside other programs.
+    let this = std::env::current_exe().unwrap();
+    let path = this.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    path.unwrap_or_else(|| panic!("{name} is missing: build it with `cargo build -p primalcore --bins`"))
+}
+
+/// A port that nobody listens on.
+///
+/// # Panics
+/// There is none.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A config file in a folder, and the commands that take it.
 pub struct Hub {
+    /// Where the config lies and the commands run.
     pub folder: tempfile::TempDir,
     running: Option<Child>,
 }
 
 impl Hub {
+    /// With a config; nothing runs yet.
+    ///
+    /// # Panics
+    /// The folder cannot be written.
     pub fn new(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("primalcore.yaml"), config).unwrap();

@@ -1,0 +1,165 @@
+//! One round: load, kill, restart, and everything has to be there.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use primal_core::Offset;
+use primal_hub::SinkConfig;
+use primal_tests::Server;
+use primal_tests::checks::{self, Tally};
+use primal_tests::load::{Load, Pace};
+
+use crate::plan::{Plan, Victim};
+use crate::world::{Servers, World};
+
+/// How long anything may take to be well again.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PACE: Pace = Pace { batch: 60, pause: Duration::from_millis(10) };
+/// Between two looks at a store.
+const LOOK: Duration = Duration::from_millis(3);
+
+/// What came of a round.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// From the start of the new process to the first event that a store did not have before: in the first sink, and in
+    /// the last of those whose store was not killed.
+    pub first: Option<Duration>,
+    pub every: Option<Duration>,
+    /// Events published in it.
+    pub events: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    pub differences: Vec<String>,
+    pub took: Duration,
+}
+
+impl Ended {
+    pub fn is_bad(&self) -> bool {
+        self.lost + self.doubled > 0 || !self.differences.is_empty()
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = |time: Option<Duration>| time.map_or("-".to_owned(), |t| format!("{}", t.as_millis()));
+        let Ended { events, lost, doubled, differences, took, .. } = self;
+        write!(
+            f,
+            "{events:5} events, lost {lost}, doubled {doubled}, first applied after {} ms, in every sink {} ms; {:.1} s",
+            millis(self.first),
+            millis(self.every),
+            took.as_secs_f64()
+        )?;
+        differences.iter().try_for_each(|difference| write!(f, "\n      {difference}"))
+    }
+}
+
+pub async fn run(
+    servers: &Arc<Servers>,
+    world: &mut World,
+    plan: &Plan,
+    random: &mut fastrand::Rng,
+) -> Result<Ended> {
+    let started = Instant::now();
+    let before = world.ledger.events();
+    let load = Load::start(&world.ledger, world.ways.clone(), PACE);
+    if plan.aimed {
+        after_a_commit(world, random).await?;
+    }
+    tokio::time::sleep(plan.delay).await;
+    for victim in &plan.victims {
+        match victim {
+            Victim::Hub => world.process.kill(),
+            other => servers.of(*other).kill(),
+        }
+    }
+    let mut ended = Ended::default();
+    if plan.kills(Victim::Hub) && !plan.kills(Victim::Broker) {
+        (ended.first, ended.every) = restart(servers, world, plan).await?;
+    } else {
+        revive(servers, plan).await?;
+        if plan.kills(Victim::Hub) {
+            world.process.start();
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(random.u64(0..150))).await;
+    let log = || format!("what the hub said:\n{}", world.process.log());
+    tokio::time::timeout(PATIENCE, load.finish()).await.context("the load was not acknowledged").with_context(log)?;
+    checks::caught_up(&world.inside, PATIENCE).await.with_context(log)?;
+    let events = world.ledger.events();
+    ensure!(events == world.ledger.acknowledged(), "not everything was acknowledged");
+    let Tally { lost, doubled } = world.books.tally(&world.inside, events).await?;
+    let rows = world.rows().await?;
+    ended.differences = checks::differences(&world.inside).await?;
+    ended.events = events - before;
+    (ended.lost, ended.doubled) = (lost + rows.0, doubled + rows.1);
+    ended.took = started.elapsed();
+    Ok(ended)
+}
+
+/// Waits until a sink has just applied something.
+async fn after_a_commit(world: &World, random: &mut fastrand::Rng) -> Result<()> {
+    let sinks = &world.inside.config.sinks;
+    let sink = sinks.get(random.usize(..sinks.len())).context("no sinks")?;
+    let before = checks::progress(&world.inside, sink).await?;
+    let until = Instant::now() + PATIENCE;
+    while checks::progress(&world.inside, sink).await? == before {
+        ensure!(Instant::now() < until, "{} applies nothing", sink.name);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+/// Starts the hub again, and measures until each sink whose store lives has applied something new.
+async fn restart(servers: &Arc<Servers>, world: &mut World, plan: &Plan) -> Result<(Option<Duration>, Option<Duration>)> {
+    let mut waiting: Vec<(&SinkConfig, Offset)> = Vec::new();
+    for sink in &world.inside.config.sinks {
+        let store = match sink.spec.name {
+            "postgres" => Some(Victim::Postgres),
+            "redis" => Some(Victim::Redis),
+            _ => None,
+        };
+        if !store.is_some_and(|store| plan.kills(store)) {
+            waiting.push((sink, checks::progress(&world.inside, sink).await?));
+        }
+    }
+    // Something new has to be waiting for each.
+    for (sink, at) in &waiting {
+        while checks::wanted(&world.inside, sink).await? <= *at {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    let spawned = Instant::now();
+    world.process.start();
+    let look = async |(sink, before): (&SinkConfig, Offset)| {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if checks::progress(&world.inside, sink).await.is_ok_and(|at| at > before) {
+                return Ok(spawned.elapsed());
+            }
+            ensure!(spawned.elapsed() < PATIENCE, "{} applies nothing:\n{}", sink.name, world.process.log());
+        }
+    };
+    let looks = futures::future::try_join_all(waiting.into_iter().map(look));
+    let (times, ()) = tokio::try_join!(looks, revive(servers, plan))?;
+    Ok((times.iter().min().copied(), times.iter().max().copied()))
+}
+
+/// Starts what else was killed.
+async fn revive(servers: &Arc<Servers>, plan: &Plan) -> Result<()> {
+    let (servers, victims) = (servers.clone(), plan.victims.clone());
+    let all = move || victims.into_iter().filter(|v| *v != Victim::Hub).for_each(|v| servers.of(v).restart());
+    Ok(tokio::task::spawn_blocking(all).await?)
+}
+
+impl Servers {
+    fn of(&self, victim: Victim) -> &Server {
+        match victim {
+            Victim::Postgres => &self.postgres,
+            Victim::Redis => &self.redis,
+            Victim::Hub | Victim::Broker => &self.kafka,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What has to be so after any fault: the log holds every acknowledged event once, every store is what the log says, and
+//! how far a sink is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use primal_core::log::Limits;
+use primal_core::sink::Build;
+use primal_core::{Collection, Offset, Partition, Records, header};
+use primal_hub::{Hub, SinkConfig};
+
+use crate::load;
+
+/// How far a sink is: the next offsets of all its partitions added up.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn progress(hub: &Hub, sink: &SinkConfig) -> Result<Offset> {
+    let mut sum = 0;
+    for feed in hub.feeds(sink, None)? {
+        let builds = sink.sink.builds(&sink.name, &feed.collection).await?;
+        let positions = sink.sink.positions(&feed.target(&sink.name, Build::Live(builds.live))).await?;
+        sum += positions.values().map(|position| position.offset()).sum::<Offset>();
+    }
+    Ok(sum)
+}
+
+/// The ends of all partitions that a sink takes, added up.
+///
+/// # Errors
+/// The log's.
+pub async fn wanted(hub: &Hub, sink: &SinkConfig) -> Result<Offset> {
+    let mut sum = 0;
+    for collection in &sink.collections {
+        let extents = hub.log.extents(&collection.topic()).await?.context("no topic")?;
+        sum += extents.iter().map(|extent| extent.end).sum::<Offset>();
+    }
+    Ok(sum)
+}
+
+/// Waits until every sink has all that is in the log now.
+///
+/// # Errors
+/// It does not come to that; with how far each is.
+pub async fn caught_up(hub: &Hub, patience: Duration) -> Result<()> {
+    let until = Instant::now() + patience;
+    for sink in &hub.config.sinks {
+        let wanted = loop {
+            match wanted(hub, sink).await {
+                Ok(wanted) => break wanted,
+                Err(error) if Instant::now() > until => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        loop {
+            let found = progress(hub, sink).await;
+            if found.as_ref().is_ok_and(|found| *found >= wanted) {
+                break;
+            }
+            if Instant::now() > until {
+                bail!("{} did not catch up: it is at {found:?} of {wanted}", sink.name);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Acknowledged, and not there.
+    pub lost: u64,
+    /// There more than once.
+    pub doubled: u64,
+}
+
+/// The ids in the log, read once and then only what is new.
+#[derive(Default)]
+pub struct Books {
+    next: BTreeMap<(Collection, Partition), Offset>,
+    ids: HashMap<String, u32>,
+}
+
+impl Books {
+    /// Reads what is new in the log, and compares it with the events of the numbers below `events`.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn tally(&mut self, hub: &Hub, events: u64) -> Result<Tally> {
+        for collection in hub.config.collections.keys() {
+            let topic = collection.topic();
+            let extents = hub.log.extents(&topic).await?.context("no topic")?;
+            for (partition, extent) in (0..).zip(extents) {
+                let next = self.next.entry((collection.clone(), partition)).or_insert(0);
+                if *next >= extent.end {
+                    continue;
+                }
+                let mut reader = hub.log.read(&topic, partition, *next..extent.end).await?;
+                let mut records = Records::new();
+                while reader.fetch(&mut records, Limits { records: 10_000, bytes: 4 << 20 }).await? {
+                    for record in records.iter() {
+                        let id = record.headers.text(header::ID).unwrap_or_default();
+                        *self.ids.entry(id.to_owned()).or_insert(0) += 1;
+                    }
+                    records.clear();
+                }
+                *next = extent.end;
+            }
+        }
+        let lost = (0..events).filter(|number| !self.ids.contains_key(&load::id(*number))).count() as u64;
+        let doubled = self.ids.values().map(|count| u64::from(*count) - 1).sum();
+        Ok(Tally { lost, doubled })
+    }
+}
+
+/// Compares every sink with the log, as `primalcore audit verify` does; what differs, a line each.
+///
+/// # Errors
+/// A store's or the log's.
+pub async fn differences(hub: &Hub) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for sink in &hub.config.sinks {
+        for feed in hub.feeds(sink, None)? {
+            let report = hub.verify(sink, &feed, |_| {}).await?;
+            if !report.is_clean() || report.verified != report.records {
+                found.push(format!("{} {}: {report:?}", sink.name, feed.collection));
+            }
+        }
+    }
+    Ok(found)
+}
