@@ -15,7 +15,7 @@ use rdkafka::{Offset as At, TopicPartitionList};
 
 use crate::{Config, failed};
 
-const CALL: Duration = Duration::from_secs(10);
+pub(crate) const CALL: Duration = Duration::from_secs(10);
 /// Between two looks at something that the brokers are about to do.
 const SOON: Duration = Duration::from_millis(50);
 
@@ -91,13 +91,17 @@ impl Admin {
             let Some(count) = self.partitions(topic).await? else { return Ok(None) };
             let name = self.config.topic(topic);
             let asked = self.blocking(move |consumer| {
-                (0..count)
-                    .map(|partition| consumer.fetch_watermarks(&name, partition, CALL))
-                    .map(|range| range.map(|(start, end)| Extent { start, end }))
-                    .collect()
+                let starts = offsets(consumer, &name, vec![At::Beginning; count as usize])?;
+                let ends = offsets(consumer, &name, vec![At::End; count as usize])?;
+                Ok(starts.into_iter().zip(ends))
             });
             match asked.await {
-                Ok(extents) => return Ok(Some(extents)),
+                Ok(found) => {
+                    let extent =
+                        |(start, end): (Option<Offset>, Option<Offset>)| Some(Extent { start: start?, end: end? });
+                    let unanswered = || LogError::Unavailable(format!("the brokers did not say how long {topic} is"));
+                    return found.map(extent).collect::<Option<Vec<_>>>().ok_or_else(unanswered).map(Some);
+                }
                 Err(error) if is_settling(&error) && tries < 100 => tries += 1,
                 Err(error) => return Err(failed(Some(topic), &error)),
             }
@@ -107,26 +111,12 @@ impl Admin {
 
     pub(crate) async fn offsets_at(&self, topic: &Topic, at: Timestamp) -> Result<Vec<Offset>, LogError> {
         let extents = self.extents(topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
-        let (name, count) = (self.config.topic(topic), extents.len() as i32);
+        let (name, count) = (self.config.topic(topic), extents.len());
         // Kafka counts milliseconds: the first that is not before `at`.
         let millis = at.0.saturating_add(999).div_euclid(1000).max(0);
-        let asked = self.blocking(move |consumer| {
-            let mut wanted = TopicPartitionList::new();
-            for partition in 0..count {
-                wanted.add_partition_offset(&name, partition, At::Offset(millis))?;
-            }
-            consumer.offsets_for_times(wanted, CALL)
-        });
+        let asked = self.blocking(move |consumer| offsets(consumer, &name, vec![At::Offset(millis); count]));
         let found = asked.await.map_err(|e| failed(Some(topic), &e))?;
-        let name = self.config.topic(topic);
-        let offset = |(partition, extent): (i32, &Extent)| match found
-            .find_partition(&name, partition)
-            .map(|entry| entry.offset())
-        {
-            Some(At::Offset(offset)) => offset,
-            _ => extent.end,
-        };
-        Ok((0..).zip(&extents).map(offset).collect())
+        Ok(found.into_iter().zip(&extents).map(|(offset, extent)| offset.unwrap_or(extent.end)).collect())
     }
 
     async fn blocking<T: Send + 'static>(
@@ -139,6 +129,27 @@ impl Admin {
             Err(_) => Err(KafkaError::Canceled),
         }
     }
+}
+
+/// One request to each broker, however many partitions there are: for partition 0, 1, … the first offset at or after a
+/// time (`Offset` of so many milliseconds), or its beginning or end. `None` where there is nothing.
+fn offsets(consumer: &BaseConsumer, topic: &str, at: Vec<At>) -> Result<Vec<Option<Offset>>, KafkaError> {
+    let mut wanted = TopicPartitionList::with_capacity(at.len());
+    for (partition, at) in (0..).zip(&at) {
+        wanted.add_partition_offset(topic, partition, *at)?;
+    }
+    let found = consumer.offsets_for_times(wanted, CALL)?;
+    let offset = |partition| match found.find_partition(topic, partition) {
+        Some(entry) => {
+            entry.error()?;
+            Ok(match entry.offset() {
+                At::Offset(offset) => Some(offset),
+                _ => None,
+            })
+        }
+        None => Ok(None),
+    };
+    (0..).take(at.len()).map(offset).collect()
 }
 
 /// Whether a partition is just getting its leader: after its topic was made, or a broker went or came.
