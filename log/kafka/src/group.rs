@@ -90,6 +90,7 @@ struct Group {
 pub(crate) fn join(
     config: &Arc<Config>,
     admin: &Arc<Admin>,
+    source: Source,
     member: &Member,
     topics: &[Topic],
 ) -> Result<Box<dyn Subscription>, LogError> {
@@ -115,7 +116,6 @@ pub(crate) fn join(
     let consumer = Arc::new(consumer);
     let leaving = Arc::new(AtomicBool::new(false));
     poll(consumer.clone(), leaving.clone())?;
-    let source = Source::new(config, &member.group)?;
     Ok(Box::new(Group { config: config.clone(), admin: admin.clone(), consumer, source, changes, leaving }))
 }
 

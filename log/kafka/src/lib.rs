@@ -107,10 +107,12 @@ impl EventLog for KafkaLog {
     }
 
     async fn subscribe(&self, member: &Member, topics: &[Topic]) -> Result<Box<dyn Subscription>, LogError> {
+        let source = reader::Source::new(&self.config, &member.group)?;
         for topic in topics {
-            self.admin.extents(topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
+            source.meet(self.config.topic(topic)).await?;
+            self.admin.partitions(topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
         }
-        group::join(&self.config, &self.admin, member, topics)
+        group::join(&self.config, &self.admin, source, member, topics)
     }
 
     async fn read(
@@ -127,6 +129,7 @@ impl EventLog for KafkaLog {
             return Err(out_of_range(topic, partition, range.start, extent));
         }
         let source = reader::Source::new(&self.config, "read")?;
+        source.meet(self.config.topic(topic)).await?;
         let reader = source.open(&self.config, &self.admin, topic, partition, range, Some(extent.end))?;
         Ok(Box::new(reader))
     }

@@ -9,20 +9,33 @@ use async_trait::async_trait;
 use primal_core::error::LogError;
 use primal_core::log::{Limits, PartitionReader};
 use primal_core::{Offset, Partition, Records, Timestamp, Topic, header};
+use rdkafka::client::ClientContext;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset as At, TopicPartitionList};
 use tokio::sync::Notify;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, CALL};
 use crate::{Config, failed, out_of_range};
+
+/// What goes wrong comes with a fetch; and that a partition has no more for now, which librdkafka reports as an error,
+/// is none.
+pub(crate) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
 
 /// A consumer that partitions can be added to and taken from.
 #[derive(Clone)]
 pub(crate) struct Source {
-    consumer: Arc<BaseConsumer>,
+    consumer: Arc<BaseConsumer<Quiet>>,
 }
 
 impl Source {
@@ -48,8 +61,16 @@ impl Source {
         for (name, value) in &config.properties {
             client.set(name, value);
         }
-        let consumer: BaseConsumer = client.create().map_err(|e| failed(None, &e))?;
+        let consumer: BaseConsumer<Quiet> = client.create_with_context(Quiet).map_err(|e| failed(None, &e))?;
         Ok(Source { consumer: Arc::new(consumer) })
+    }
+
+    /// Connects, and learns who leads a topic. A partition that is assigned before that is looked at again only with
+    /// librdkafka's next scan, up to a second later.
+    pub(crate) async fn meet(&self, topic: String) -> Result<(), LogError> {
+        let consumer = self.consumer.clone();
+        let asked = tokio::task::spawn_blocking(move || consumer.fetch_metadata(Some(&topic), CALL).map(|_| ())).await;
+        asked.map_err(|e| LogError::Internal(e.to_string()))?.map_err(|e| failed(None, &e))
     }
 
     /// Begins reading a partition that is not being read through this source. `known_end` is where the log ended a
@@ -91,7 +112,7 @@ impl Source {
 }
 
 pub(crate) struct Reader {
-    queue: PartitionQueue<DefaultConsumerContext>,
+    queue: PartitionQueue<Quiet>,
     source: Source,
     list: TopicPartitionList,
     ready: Arc<Notify>,
