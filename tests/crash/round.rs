@@ -16,7 +16,7 @@ use crate::world::{Servers, World};
 
 /// How long anything may take to be well again.
 const PATIENCE: Duration = Duration::from_secs(60);
-const PACE: Pace = Pace { batch: 60, pause: Duration::from_millis(10) };
+const PACE: Pace = Pace { batch: 40, pause: Duration::from_millis(25) };
 /// Between two looks at a store.
 const LOOK: Duration = Duration::from_millis(3);
 
@@ -33,6 +33,8 @@ pub struct Ended {
     pub doubled: u64,
     pub differences: Vec<String>,
     pub took: Duration,
+    /// How long its parts took: until the kill, the restart, catching up, the checks.
+    pub parts: [Duration; 4],
 }
 
 impl Ended {
@@ -45,23 +47,20 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = |time: Option<Duration>| time.map_or("-".to_owned(), |t| format!("{}", t.as_millis()));
         let Ended { events, lost, doubled, differences, took, .. } = self;
+        let parts: Vec<_> = self.parts.iter().map(|part| format!("{:.1}", part.as_secs_f64())).collect();
         write!(
             f,
-            "{events:5} events, lost {lost}, doubled {doubled}, first applied after {} ms, in every sink {} ms; {:.1} s",
+            "{events:5} events, lost {lost}, doubled {doubled}, first applied after {} ms, in every sink {} ms; {:.1} s ({})",
             millis(self.first),
             millis(self.every),
-            took.as_secs_f64()
+            took.as_secs_f64(),
+            parts.join(" + ")
         )?;
         differences.iter().try_for_each(|difference| write!(f, "\n      {difference}"))
     }
 }
 
-pub async fn run(
-    servers: &Arc<Servers>,
-    world: &mut World,
-    plan: &Plan,
-    random: &mut fastrand::Rng,
-) -> Result<Ended> {
+pub async fn run(servers: &Arc<Servers>, world: &mut World, plan: &Plan, random: &mut fastrand::Rng) -> Result<Ended> {
     let started = Instant::now();
     let before = world.ledger.events();
     let load = Load::start(&world.ledger, world.ways.clone(), PACE);
@@ -76,6 +75,7 @@ pub async fn run(
         }
     }
     let mut ended = Ended::default();
+    let killed = started.elapsed();
     if plan.kills(Victim::Hub) && !plan.kills(Victim::Broker) {
         (ended.first, ended.every) = restart(servers, world, plan).await?;
     } else {
@@ -84,10 +84,12 @@ pub async fn run(
             world.process.start();
         }
     }
+    let restarted = started.elapsed();
     tokio::time::sleep(Duration::from_millis(random.u64(0..150))).await;
     let log = || format!("what the hub said:\n{}", world.process.log());
     tokio::time::timeout(PATIENCE, load.finish()).await.context("the load was not acknowledged").with_context(log)?;
     checks::caught_up(&world.inside, PATIENCE).await.with_context(log)?;
+    let caught_up = started.elapsed();
     let events = world.ledger.events();
     ensure!(events == world.ledger.acknowledged(), "not everything was acknowledged");
     let Tally { lost, doubled } = world.books.tally(&world.inside, events).await?;
@@ -96,6 +98,7 @@ pub async fn run(
     ended.events = events - before;
     (ended.lost, ended.doubled) = (lost + rows.0, doubled + rows.1);
     ended.took = started.elapsed();
+    ended.parts = [killed, restarted - killed, caught_up - restarted, ended.took - caught_up];
     Ok(ended)
 }
 
@@ -113,7 +116,11 @@ async fn after_a_commit(world: &World, random: &mut fastrand::Rng) -> Result<()>
 }
 
 /// Starts the hub again, and measures until each sink whose store lives has applied something new.
-async fn restart(servers: &Arc<Servers>, world: &mut World, plan: &Plan) -> Result<(Option<Duration>, Option<Duration>)> {
+async fn restart(
+    servers: &Arc<Servers>,
+    world: &mut World,
+    plan: &Plan,
+) -> Result<(Option<Duration>, Option<Duration>)> {
     let mut waiting: Vec<(&SinkConfig, Offset)> = Vec::new();
     for sink in &world.inside.config.sinks {
         let store = match sink.spec.name {

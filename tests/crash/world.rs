@@ -87,8 +87,7 @@ impl World {
             Way::Direct(producer),
         ];
         process.start();
-        let world =
-            World { log, process, inside, ledger: Arc::default(), ways, books: Books::default(), events };
+        let world = World { log, process, inside, ledger: Arc::default(), ways, books: Books::default(), events };
         load::publish(&world.ledger, world.direct(), 100).await;
         checks::caught_up(&world.inside, Duration::from_secs(60)).await.with_context(|| world.process.log())?;
         Ok(world)

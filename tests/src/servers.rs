@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::hub::free_port;
 
@@ -72,9 +72,9 @@ impl Server {
         let process = std::fs::read_to_string(self.data.join("pid")).unwrap_or_default();
         self.signal("-KILL");
         let _ = std::fs::remove_file(self.data.join("pid"));
-        // Its port is free once it is gone; where nobody reaps it, once it is a zombie.
-        let stat = Path::new("/proc").join(process.trim()).join("stat");
-        while std::fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z ")) {
+        // Its port and its lock file are free once it is gone, and reaped by whoever is init here.
+        let (entry, until) = (Path::new("/proc").join(process.trim()), Instant::now() + Duration::from_secs(5));
+        while entry.exists() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
