@@ -71,6 +71,7 @@ pub struct KafkaLog {
     config: Arc<Config>,
     admin: Arc<Admin>,
     appender: Arc<Appender>,
+    idle: Arc<reader::Idle>,
 }
 
 impl KafkaLog {
@@ -83,6 +84,7 @@ impl KafkaLog {
         Ok(KafkaLog {
             admin: Arc::new(Admin::new(config.clone())?),
             appender: Arc::new(Appender::new(config.clone())?),
+            idle: Arc::default(),
             config,
         })
     }
@@ -128,10 +130,13 @@ impl EventLog for KafkaLog {
         if !(extent.start..=extent.end).contains(&range.start) {
             return Err(out_of_range(topic, partition, range.start, extent));
         }
-        let source = reader::Source::new(&self.config, "read")?;
+        let source = match self.idle.take() {
+            Some(source) => source,
+            None => reader::Source::new(&self.config, "read")?,
+        };
         source.meet(self.config.topic(topic)).await?;
         let reader = source.open(&self.config, &self.admin, topic, partition, range, Some(extent.end))?;
-        Ok(Box::new(reader))
+        Ok(Box::new(reader.kept_by(self.idle.clone())))
     }
 }
 

@@ -2,7 +2,7 @@
 //! own, so that a partition whose store is slow holds back only itself: librdkafka stops fetching for a full queue.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,6 +36,33 @@ impl ConsumerContext for Quiet {}
 #[derive(Clone)]
 pub(crate) struct Source {
     consumer: Arc<BaseConsumer<Quiet>>,
+}
+
+/// Sources that read nothing now. Ending one takes librdkafka a tenth of a second, and making one a few connections.
+#[derive(Default)]
+pub(crate) struct Idle(Mutex<Vec<Source>>);
+
+/// How many are kept.
+const MOST_IDLE: usize = 2;
+
+impl Idle {
+    pub(crate) fn take(&self) -> Option<Source> {
+        self.sources().pop()
+    }
+
+    fn keep(&self, source: Source) {
+        let mut sources = self.sources();
+        if sources.len() < MOST_IDLE {
+            sources.push(source);
+        } else {
+            drop(sources);
+            std::thread::spawn(move || drop(source));
+        }
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Source {
@@ -97,7 +124,8 @@ impl Source {
         list.add_partition_offset(&name, partition, At::Offset(range.start)).map_err(|e| failed(Some(topic), &e))?;
         self.consumer.incremental_assign(&list).map_err(|e| failed(Some(topic), &e))?;
         Ok(Reader {
-            queue,
+            queue: Some(queue),
+            idle: None,
             source: self.clone(),
             list,
             ready,
@@ -112,8 +140,11 @@ impl Source {
 }
 
 pub(crate) struct Reader {
-    queue: PartitionQueue<Quiet>,
+    /// Until it is dropped.
+    queue: Option<PartitionQueue<Quiet>>,
     source: Source,
+    /// Where the source goes afterwards, if nothing else is read through it.
+    idle: Option<Arc<Idle>>,
     list: TopicPartitionList,
     ready: Arc<Notify>,
     admin: Arc<Admin>,
@@ -126,8 +157,12 @@ pub(crate) struct Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        // Before anybody else may open the same partition: it would take the bell of the next reader with it.
+        self.queue = None;
         if let Err(error) = self.source.consumer.incremental_unassign(&self.list) {
             tracing::debug!(topic = %self.topic, self.partition, %error, "a reader was not unassigned");
+        } else if let Some(idle) = self.idle.take() {
+            idle.keep(self.source.clone());
         }
     }
 }
@@ -141,10 +176,17 @@ enum Pass {
 }
 
 impl Reader {
+    /// Gives the source, which nobody else reads through, to these afterwards.
+    pub(crate) fn kept_by(mut self, idle: Arc<Idle>) -> Self {
+        self.idle = Some(idle);
+        self
+    }
+
     /// Takes what is in the queue. Nothing in here waits, so nothing can be half taken.
     fn drain(&mut self, into: &mut Records, limits: Limits) -> Result<Pass, KafkaError> {
+        let Some(queue) = &self.queue else { return Ok(Pass::Full) };
         while !limits.reached(into) && self.next < self.end {
-            match self.queue.poll(Duration::ZERO) {
+            match queue.poll(Duration::ZERO) {
                 None => return Ok(Pass::Empty),
                 Some(Ok(message)) => {
                     let offset = message.offset();
