@@ -16,7 +16,7 @@ use crate::world::{Servers, World};
 
 /// How long anything may take to be well again.
 const PATIENCE: Duration = Duration::from_secs(60);
-const PACE: Pace = Pace { batch: 40, pause: Duration::from_millis(25) };
+const PACE: Pace = Pace { batch: 40, pause: Duration::from_millis(25), most: 3_000 };
 /// Between two looks at a store.
 const LOOK: Duration = Duration::from_millis(3);
 

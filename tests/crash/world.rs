@@ -23,7 +23,8 @@ pub struct Servers {
 impl Servers {
     pub fn start() -> Self {
         sqlx::any::install_default_drivers();
-        Servers { kafka: Server::start("kafka"), postgres: Server::start("postgres"), redis: Server::start("redis") }
+        let kafka = Server::start_with("kafka", primal_tests::QUICK_KAFKA);
+        Servers { kafka, postgres: Server::start("postgres"), redis: Server::start("redis") }
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use primal_core::log::Limits;
 use primal_core::sink::Build;
 use primal_core::{Collection, Offset, Partition, Records, header};
-use primal_hub::{Hub, SinkConfig};
+use primal_hub::{Hub, HubError, SinkConfig};
 
 use crate::load;
 
@@ -120,14 +120,15 @@ impl Books {
 /// # Errors
 /// A store's or the log's.
 pub async fn differences(hub: &Hub) -> Result<Vec<String>> {
-    let mut found = Vec::new();
+    let mut all = Vec::new();
     for sink in &hub.config.sinks {
         for feed in hub.feeds(sink, None)? {
-            let report = hub.verify(sink, &feed, |_| {}).await?;
-            if !report.is_clean() || report.verified != report.records {
-                found.push(format!("{} {}: {report:?}", sink.name, feed.collection));
-            }
+            all.push(async move {
+                let report = hub.verify(sink, &feed, |_| {}).await?;
+                let clean = report.is_clean() && report.verified == report.records;
+                Ok::<_, HubError>((!clean).then(|| format!("{} {}: {report:?}", sink.name, feed.collection)))
+            });
         }
     }
-    Ok(found)
+    Ok(futures::future::try_join_all(all).await?.into_iter().flatten().collect())
 }

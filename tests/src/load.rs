@@ -113,6 +113,8 @@ pub struct Pace {
     pub batch: u64,
     /// Between a lane's batches.
     pub pause: Duration,
+    /// Events of all lanes together; then they wait to be stopped.
+    pub most: u64,
 }
 
 /// Lanes at work.
@@ -127,7 +129,7 @@ impl Load {
         let stop = CancellationToken::new();
         let mut lanes = JoinSet::new();
         for way in ways {
-            lanes.spawn(lane(ledger.clone(), way, pace, stop.clone()));
+            lanes.spawn(lane(ledger.clone(), way, pace, ledger.events() + pace.most, stop.clone()));
         }
         Load { lanes, stop }
     }
@@ -139,8 +141,12 @@ impl Load {
     }
 }
 
-async fn lane(ledger: Arc<Ledger>, way: Way, pace: Pace, stop: CancellationToken) {
+async fn lane(ledger: Arc<Ledger>, way: Way, pace: Pace, end: u64, stop: CancellationToken) {
     while !stop.is_cancelled() {
+        if ledger.events() >= end {
+            stop.cancelled().await;
+            return;
+        }
         let numbers = ledger.take(pace.batch);
         let text: String = numbers.map(|number| line(number) + "\n").collect();
         while !way.publish(&text).await {
