@@ -20,10 +20,11 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use primal_tests::Servers;
 
 use crate::plan::{Log, Plan};
 use crate::report::Report;
-use crate::world::{Servers, World};
+use crate::world::World;
 
 /// Rounds in one world (topics, tables, files): more would make the checks after each round longer and longer.
 const ROUNDS_OF_A_WORLD: u64 = 5;
@@ -51,6 +52,7 @@ async fn main() -> Result<()> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut random = fastrand::Rng::with_seed(seed);
     let mut report = Report::new(seed);
+    sqlx::any::install_default_drivers();
     let servers = Arc::new(tokio::task::spawn_blocking(Servers::start).await?);
     let mut world: Option<World> = None;
     let started = Instant::now();

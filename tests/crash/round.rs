@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use primal_core::Offset;
 use primal_hub::SinkConfig;
-use primal_tests::Server;
-use primal_tests::checks::{self, Tally};
+use primal_tests::checks::{self, Places, Tally};
 use primal_tests::load::{Load, Pace};
+use primal_tests::{Server, Servers};
 
 use crate::plan::{Plan, Victim};
-use crate::world::{Servers, World};
+use crate::world::World;
 
 /// How long anything may take to be well again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,7 +70,7 @@ pub async fn run(servers: &Arc<Servers>, world: &mut World, plan: &Plan, random:
     for victim in &plan.victims {
         match victim {
             Victim::Hub => world.process.kill(),
-            other => servers.of(*other).kill(),
+            other => server(servers, *other).kill(),
         }
     }
     let mut ended = Ended::default();
@@ -106,9 +105,9 @@ pub async fn run(servers: &Arc<Servers>, world: &mut World, plan: &Plan, random:
 async fn after_a_commit(world: &World, random: &mut fastrand::Rng) -> Result<()> {
     let sinks = &world.inside.config.sinks;
     let sink = sinks.get(random.usize(..sinks.len())).context("no sinks")?;
-    let before = checks::progress(&world.inside, sink).await?;
+    let before = checks::places(&world.inside, sink).await?;
     let until = Instant::now() + PATIENCE;
-    while checks::progress(&world.inside, sink).await? == before {
+    while checks::places(&world.inside, sink).await? == before {
         ensure!(Instant::now() < until, "{} applies nothing", sink.name);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -121,7 +120,7 @@ async fn restart(
     world: &mut World,
     plan: &Plan,
 ) -> Result<(Option<Duration>, Option<Duration>)> {
-    let mut waiting: Vec<(&SinkConfig, Offset)> = Vec::new();
+    let mut waiting: Vec<(&SinkConfig, Places)> = Vec::new();
     for sink in &world.inside.config.sinks {
         let store = match sink.spec.name {
             "postgres" => Some(Victim::Postgres),
@@ -129,21 +128,21 @@ async fn restart(
             _ => None,
         };
         if !store.is_some_and(|store| plan.kills(store)) {
-            waiting.push((sink, checks::progress(&world.inside, sink).await?));
+            waiting.push((sink, checks::places(&world.inside, sink).await?));
         }
     }
     // Something new has to be waiting for each.
     for (sink, at) in &waiting {
-        while checks::wanted(&world.inside, sink).await? <= *at {
+        while checks::sum(&checks::ends(&world.inside, sink).await?) <= checks::sum(at) {
             tokio::time::sleep(LOOK).await;
         }
     }
     let spawned = Instant::now();
     world.process.start();
-    let look = async |(sink, before): (&SinkConfig, Offset)| {
+    let look = async |(sink, before): (&SinkConfig, Places)| {
         loop {
             tokio::time::sleep(LOOK).await;
-            if checks::progress(&world.inside, sink).await.is_ok_and(|at| at > before) {
+            if checks::places(&world.inside, sink).await.is_ok_and(|at| at != before) {
                 return Ok(spawned.elapsed());
             }
             ensure!(spawned.elapsed() < PATIENCE, "{} applies nothing:\n{}", sink.name, world.process.log());
@@ -157,16 +156,15 @@ async fn restart(
 /// Starts what else was killed.
 async fn revive(servers: &Arc<Servers>, plan: &Plan) -> Result<()> {
     let (servers, victims) = (servers.clone(), plan.victims.clone());
-    let all = move || victims.into_iter().filter(|v| *v != Victim::Hub).for_each(|v| servers.of(v).restart());
+    let all = move || victims.into_iter().filter(|v| *v != Victim::Hub).for_each(|v| server(&servers, v).restart());
     Ok(tokio::task::spawn_blocking(all).await?)
 }
 
-impl Servers {
-    fn of(&self, victim: Victim) -> &Server {
-        match victim {
-            Victim::Postgres => &self.postgres,
-            Victim::Redis => &self.redis,
-            Victim::Hub | Victim::Broker => &self.kafka,
-        }
+/// The server of a victim that is one.
+fn server(servers: &Servers, victim: Victim) -> &Server {
+    match victim {
+        Victim::Postgres => &servers.postgres,
+        Victim::Redis => &servers.redis,
+        Victim::Hub | Victim::Broker => &servers.kafka,
     }
 }

@@ -8,25 +8,10 @@ use primal_core::Env;
 use primal_hub::Config;
 use primal_tests::checks::{self, Books};
 use primal_tests::load::{self, Ledger, Way};
-use primal_tests::{Hub, Server, free_port};
+use primal_tests::{Hub, Servers, free_port};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
 
 use crate::plan::Log;
-
-/// The servers of all worlds.
-pub struct Servers {
-    pub kafka: Server,
-    pub postgres: Server,
-    pub redis: Server,
-}
-
-impl Servers {
-    pub fn start() -> Self {
-        sqlx::any::install_default_drivers();
-        let kafka = Server::start_with("kafka", primal_tests::QUICK_KAFKA);
-        Servers { kafka, postgres: Server::start("postgres"), redis: Server::start("redis") }
-    }
-}
 
 pub struct World {
     pub log: Log,

@@ -4,39 +4,68 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use primal_core::log::Limits;
 use primal_core::sink::Build;
-use primal_core::{Collection, Offset, Partition, Records, header};
+use primal_core::{Collection, Offset, Partition, Position, Records, header};
 use primal_hub::{Hub, HubError, SinkConfig};
 
 use crate::load;
 
-/// How far a sink is: the next offsets of all its partitions added up.
+/// Offsets of partitions.
+pub type Places = BTreeMap<(Collection, Partition), Offset>;
+
+/// How far each partition is in a sink.
 ///
 /// # Errors
 /// The store does not answer.
-pub async fn progress(hub: &Hub, sink: &SinkConfig) -> Result<Offset> {
-    let mut sum = 0;
+pub async fn places(hub: &Hub, sink: &SinkConfig) -> Result<Places> {
+    let mut places = Places::new();
     for feed in hub.feeds(sink, None)? {
         let builds = sink.sink.builds(&sink.name, &feed.collection).await?;
         let positions = sink.sink.positions(&feed.target(&sink.name, Build::Live(builds.live))).await?;
-        sum += positions.values().map(|position| position.offset()).sum::<Offset>();
+        let place =
+            |(partition, position): (Partition, Position)| ((feed.collection.clone(), partition), position.offset());
+        places.extend(positions.into_iter().map(place));
     }
-    Ok(sum)
+    Ok(places)
 }
 
-/// The ends of all partitions that a sink takes, added up.
+/// Where each partition that a sink takes ends in the log; empty ones are left out.
 ///
 /// # Errors
 /// The log's.
-pub async fn wanted(hub: &Hub, sink: &SinkConfig) -> Result<Offset> {
-    let mut sum = 0;
+pub async fn ends(hub: &Hub, sink: &SinkConfig) -> Result<Places> {
+    let mut places = Places::new();
     for collection in &sink.collections {
         let extents = hub.log.extents(&collection.topic()).await?.context("no topic")?;
-        sum += extents.iter().map(|extent| extent.end).sum::<Offset>();
+        let filled = (0..).zip(extents).filter(|(_, extent)| extent.end > 0);
+        places.extend(filled.map(|(partition, extent)| ((collection.clone(), partition), extent.end)));
     }
-    Ok(sum)
+    Ok(places)
+}
+
+/// All partitions' offsets added up.
+pub fn sum(places: &Places) -> Offset {
+    places.values().sum()
+}
+
+/// Waits until a sink is past some places.
+///
+/// # Errors
+/// It does not come to that; with how far it is.
+pub async fn reached(hub: &Hub, sink: &SinkConfig, wanted: &Places, patience: Duration) -> Result<()> {
+    let until = Instant::now() + patience;
+    loop {
+        let found = places(hub, sink).await;
+        let passed =
+            |found: &Places| wanted.iter().all(|(place, wanted)| found.get(place).is_some_and(|at| at >= wanted));
+        if found.as_ref().is_ok_and(passed) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "{} did not catch up: it is at {found:?}, wanted {wanted:?}", sink.name);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Waits until every sink has all that is in the log now.
@@ -47,22 +76,13 @@ pub async fn caught_up(hub: &Hub, patience: Duration) -> Result<()> {
     let until = Instant::now() + patience;
     for sink in &hub.config.sinks {
         let wanted = loop {
-            match wanted(hub, sink).await {
-                Ok(wanted) => break wanted,
+            match ends(hub, sink).await {
+                Ok(ends) => break ends,
                 Err(error) if Instant::now() > until => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         };
-        loop {
-            let found = progress(hub, sink).await;
-            if found.as_ref().is_ok_and(|found| *found >= wanted) {
-                break;
-            }
-            if Instant::now() > until {
-                bail!("{} did not catch up: it is at {found:?} of {wanted}", sink.name);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        reached(hub, sink, &wanted, until.saturating_duration_since(Instant::now())).await?;
     }
     Ok(())
 }

@@ -84,6 +84,17 @@ impl Hub {
         assert!(sent.success());
     }
 
+    /// Its resident memory.
+    ///
+    /// # Panics
+    /// It is not running.
+    pub fn resident_kb(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.running.as_ref().unwrap().id());
+        let text = std::fs::read_to_string(status).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Ends it with SIGTERM; how long that took.
     pub fn terminate(&mut self) -> Duration {
         let mut child = self.running.take().unwrap();

@@ -10,4 +10,4 @@ pub mod proxy;
 mod servers;
 
 pub use hub::{Hub, free_port, program};
-pub use servers::{QUICK_KAFKA, Server, shared};
+pub use servers::{Server, Servers, shared};

@@ -129,7 +129,7 @@ impl Load {
         let stop = CancellationToken::new();
         let mut lanes = JoinSet::new();
         for way in ways {
-            lanes.spawn(lane(ledger.clone(), way, pace, ledger.events() + pace.most, stop.clone()));
+            lanes.spawn(lane(ledger.clone(), way, pace, ledger.events().saturating_add(pace.most), stop.clone()));
         }
         Load { lanes, stop }
     }

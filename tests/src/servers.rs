@@ -14,7 +14,7 @@ use crate::hub::free_port;
 
 /// Variables of a Kafka that is killed and started again: what compiles less is up sooner, and after a kill the broker is
 /// let in again only when the session of the one before is over.
-pub const QUICK_KAFKA: &[(&str, &str)] = &[
+const QUICK_KAFKA: &[(&str, &str)] = &[
     ("KAFKA_JVM", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"),
     ("KAFKA_CONF_EXTRA", "broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=300"),
 ];
@@ -130,6 +130,27 @@ impl Server {
             .stderr(Stdio::null())
             .spawn();
         assert!(spawned.is_ok(), "no watchdog for {}: {spawned:?}", self.name);
+    }
+}
+
+/// Servers that are killed and started again.
+pub struct Servers {
+    /// One broker.
+    pub kafka: Server,
+    /// PostgreSQL.
+    pub postgres: Server,
+    /// Redis.
+    pub redis: Server,
+}
+
+impl Servers {
+    /// Starts them all.
+    ///
+    /// # Panics
+    /// One cannot be had.
+    pub fn start() -> Self {
+        let kafka = Server::start_with("kafka", QUICK_KAFKA);
+        Servers { kafka, postgres: Server::start("postgres"), redis: Server::start("redis") }
     }
 }
 

@@ -1,0 +1,9 @@
+//! Faults on real servers that are no mere crash: frozen workers, rolling restarts, bad networks, full disks, a log that
+//! lost something, and what a receipt is worth. The tests measure and kill, so they run one after the other.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+#![expect(clippy::print_stderr, reason = "measurements, shown when a test fails and with --nocapture")]
+
+mod isolation;
+mod scene;
+mod zombies;
