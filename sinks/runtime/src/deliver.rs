@@ -2,11 +2,12 @@
 //! it. The dead letter is in the log before the position moves over its event.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use hashbrown::HashSet;
 use metrics::{gauge, histogram};
 use primal_core::batch::Batch;
-use primal_core::error::{AppendError, Fault, Rejected};
+use primal_core::error::{AppendError, Fault, LogError, Rejected};
 use primal_core::log::{EventLog, TopicPartition};
 use primal_core::record::NewRecord;
 use primal_core::sink::{Capability, Outcome};
@@ -231,11 +232,8 @@ impl Delivery<'_> {
                 Ok(_) => return Ok(()),
                 Err(failed) if failed.error.is_passing() => {
                     self.shared.status.set(State::Retrying, Some(failed.error.to_string()));
-                    let pause = self.shared.env.backoff(
-                        std::time::Duration::from_millis(100),
-                        std::time::Duration::from_secs(10),
-                        attempt,
-                    );
+                    let (base, limit) = (Duration::from_millis(100), Duration::from_secs(10));
+                    let pause = self.shared.env.backoff(base, limit, attempt);
                     if self.cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                         return Err(Ended::Cancelled);
                     }
@@ -261,6 +259,13 @@ impl Shared {
         gauge!("primalcore_breaker_state", "sink" => self.name.clone()).set(self.breaker.gauge());
         tracing::warn!(sink = self.name, error = message, retry_in_ms = pause.as_millis() as u64, "the store failed");
         self.status.set(State::Retrying, Some(message.to_owned()));
+    }
+
+    /// Notes a failure of the log that may pass; the pause before it is asked again is returned.
+    pub(crate) fn log_failed(&self, error: &LogError) -> Duration {
+        tracing::warn!(sink = self.name, %error, "the log failed");
+        self.status.set(State::Retrying, Some(error.to_string()));
+        self.env.backoff(Duration::from_millis(200), Duration::from_secs(2), 3)
     }
 }
 

@@ -217,10 +217,7 @@ impl PartitionTask {
     }
 
     async fn wait_for_log(&self, error: &LogError) -> Result<(), Ended> {
-        self.shared.status.set(State::Retrying, Some(error.to_string()));
-        tracing::warn!(sink = self.shared.name, place = ?self.place, %error, "the log failed");
-        let (base, limit) = (std::time::Duration::from_millis(200), std::time::Duration::from_secs(2));
-        let pause = tokio::time::sleep(self.shared.env.backoff(base, limit, 3));
+        let pause = tokio::time::sleep(self.shared.log_failed(error));
         self.cancel.run_until_cancelled(pause).await.ok_or(Ended::Cancelled)
     }
 }

@@ -73,6 +73,20 @@ pub struct Worker {
 
 type Tasks = BTreeMap<TopicPartition, (CancellationToken, JoinHandle<()>)>;
 
+/// Why a place in the group was given up before the end.
+enum Left {
+    /// The log failed.
+    Log(LogError),
+    /// A partition says that the sink has to stop.
+    Failed(String),
+}
+
+impl From<LogError> for Left {
+    fn from(error: LogError) -> Self {
+        Left::Log(error)
+    }
+}
+
 impl Worker {
     /// Reads from the log which keys are parked. The store is not touched yet.
     ///
@@ -131,12 +145,28 @@ impl Worker {
             let count = self.shared.parked.count(collection);
             self.shared.status.parked(&feed.collection, count);
         }
-        let topics: Vec<_> = self.feeds.keys().map(Collection::topic).collect();
-        // The store first: a worker that cannot write must not take partitions away from one that can.
-        if shutdown.run_until_cancelled(self.connect()).await.transpose()?.is_none() {
-            return Ok(());
+        loop {
+            // The store first: a worker that cannot write must not take partitions away from one that can.
+            if shutdown.run_until_cancelled(self.connect()).await.transpose()?.is_none() {
+                return Ok(());
+            }
+            let error = match self.join(shutdown).await {
+                Ok(()) => return Ok(()),
+                Err(Left::Log(error)) if error.is_passing() => error,
+                Err(Left::Log(error)) => return Err(error.to_string()),
+                Err(Left::Failed(reason)) => return Err(reason),
+            };
+            let pause = self.shared.log_failed(&error);
+            if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return Ok(());
+            }
         }
-        let mut subscription = self.shared.log.subscribe(&self.member, &topics).await.map_err(|e| e.to_string())?;
+    }
+
+    /// Takes a place in the group and works there until `shutdown` or an error.
+    async fn join(&self, shutdown: &CancellationToken) -> Result<(), Left> {
+        let topics: Vec<_> = self.feeds.keys().map(Collection::topic).collect();
+        let mut subscription = self.shared.log.subscribe(&self.member, &topics).await?;
         let mut tasks = Tasks::new();
         let result = self.serve(&mut *subscription, &mut tasks, shutdown).await;
         let all: Vec<_> = tasks.keys().cloned().collect();
@@ -171,7 +201,7 @@ impl Worker {
         subscription: &mut dyn Subscription,
         tasks: &mut Tasks,
         shutdown: &CancellationToken,
-    ) -> Result<(), String> {
+    ) -> Result<(), Left> {
         let (starts, mut requests) = mpsc::channel::<Start>(16);
         let (failed, mut failures) = mpsc::channel::<String>(1);
         let mut tick = tokio::time::interval(TICK);
@@ -179,8 +209,21 @@ impl Worker {
         let mut ticks = 0u64;
         loop {
             tokio::select! {
+                // In this order, so that equal runs are equal: what ends things first, then who owns what.
+                biased;
                 () = shutdown.cancelled() => return Ok(()),
-                Some(reason) = failures.recv() => return Err(reason),
+                Some(reason) = failures.recv() => return Err(Left::Failed(reason)),
+                change = subscription.next() => match change? {
+                    Change::Assigned(places) => {
+                        self.shared.parked.refresh(&*self.shared.log).await?;
+                        self.assign(&places, tasks, &starts, &failed);
+                    }
+                    Change::Revoked(places) | Change::Lost(places) => {
+                        drain(tasks, &places).await;
+                        let _ = subscription.commit(&self.shared.status.take_offsets()).await;
+                        subscription.release(&places).await?;
+                    }
+                },
                 Some(Start { place, at, reply }) = requests.recv() => {
                     let started = subscription.start(&[(place, at)]).await.and_then(|mut readers| {
                         readers.pop().ok_or_else(|| LogError::Internal("the log gave no reader".to_owned()))
@@ -188,17 +231,6 @@ impl Worker {
                     // A task that was cancelled meanwhile does not wait for the answer any more.
                     let _ = reply.send(started);
                 }
-                change = subscription.next() => match change.map_err(|e| e.to_string())? {
-                    Change::Assigned(places) => {
-                        self.shared.parked.refresh(&*self.shared.log).await.map_err(|e| e.to_string())?;
-                        self.assign(&places, tasks, &starts, &failed);
-                    }
-                    Change::Revoked(places) | Change::Lost(places) => {
-                        drain(tasks, &places).await;
-                        let _ = subscription.commit(&self.shared.status.take_offsets()).await;
-                        subscription.release(&places).await.map_err(|e| e.to_string())?;
-                    }
-                },
                 _ = tick.tick() => {
                     ticks += 1;
                     self.tick(subscription, ticks.is_multiple_of(ALIVE_TICKS)).await;
