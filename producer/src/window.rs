@@ -1,13 +1,14 @@
 //! The window of recent event ids: a request that is repeated with the same id is one event, answered with the first
-//! receipt. Kept in memory, bounded, and rebuilt from the log's tail when the first id of a collection is claimed.
+//! receipt. Kept in memory, bounded, and read from the log's tail when the first id of a collection is claimed, and again
+//! after a request whose end is unknown: the log may have its events although the answer was lost.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use primal_core::error::LogError;
 use primal_core::log::{Appended, EventLog, Limits};
-use primal_core::{Collection, Records, header};
+use primal_core::{Collection, Offset, Records, header};
 use tokio::sync::watch;
 
 type Id = (Collection, String);
@@ -16,14 +17,25 @@ type Outcome = watch::Receiver<Option<Appended>>;
 pub(crate) struct Window {
     size: usize,
     inner: Arc<Mutex<Inner>>,
-    /// One rebuild at a time.
-    rebuilding: tokio::sync::Mutex<HashSet<Collection>>,
+    /// How far each collection was read; one reads at a time.
+    tails: tokio::sync::Mutex<HashMap<Collection, Tail>>,
+}
+
+/// How far a collection was read.
+#[derive(Default)]
+struct Tail {
+    /// The next offset per partition.
+    next: Vec<Offset>,
+    /// How many requests had ended unknown by then.
+    lost: u64,
 }
 
 #[derive(Default)]
 struct Inner {
     known: HashMap<Id, Entry>,
     order: VecDeque<Id>,
+    /// Per collection, how many claims were given up without knowing whether the log has the event.
+    lost: HashMap<Collection, u64>,
 }
 
 enum Entry {
@@ -52,7 +64,7 @@ impl Pending {
     }
 }
 
-/// A claimed id. Dropped before it is published, the id is free again.
+/// A claimed id. Dropped before it is published, the id is free again, and the log is asked before it is next claimed.
 pub(crate) struct Ours {
     inner: Arc<Mutex<Inner>>,
     id: Option<Id>,
@@ -72,7 +84,11 @@ impl Ours {
 impl Drop for Ours {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            lock(&self.inner).known.remove(&id);
+            let mut inner = lock(&self.inner);
+            *inner.lost.entry(id.0.clone()).or_default() += 1;
+            if matches!(inner.known.get(&id), Some(Entry::Pending(_))) {
+                inner.known.remove(&id);
+            }
         }
     }
 }
@@ -96,12 +112,12 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 
 impl Window {
     pub(crate) fn new(size: usize) -> Self {
-        Window { size, inner: Arc::default(), rebuilding: tokio::sync::Mutex::default() }
+        Window { size, inner: Arc::default(), tails: tokio::sync::Mutex::default() }
     }
 
     /// Claims an id for publishing, unless it is known.
     pub(crate) async fn claim(&self, log: &dyn EventLog, collection: &Collection, id: &str) -> Result<Claim, LogError> {
-        self.rebuild(log, collection).await?;
+        self.read_tail(log, collection).await?;
         let id = (collection.clone(), id.to_owned());
         let mut inner = lock(&self.inner);
         Ok(match inner.known.get(&id) {
@@ -115,17 +131,21 @@ impl Window {
         })
     }
 
-    /// Reads the last ids of a collection from the log, once.
-    async fn rebuild(&self, log: &dyn EventLog, collection: &Collection) -> Result<(), LogError> {
-        let mut done = self.rebuilding.lock().await;
-        if done.contains(collection) {
+    /// Reads the last ids of a collection from the log: once, and what came since after a request whose end is unknown.
+    async fn read_tail(&self, log: &dyn EventLog, collection: &Collection) -> Result<(), LogError> {
+        let mut tails = self.tails.lock().await;
+        // Looked at before the log is, so that what is lost meanwhile is looked for next time.
+        let lost = lock(&self.inner).lost.get(collection).copied().unwrap_or_default();
+        if tails.get(collection).is_some_and(|tail| tail.lost == lost) {
             return Ok(());
         }
         let topic = collection.topic();
         let extents = log.extents(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
         let each = (self.size / extents.len().max(1)) as i64;
-        for (partition, extent) in (0..).zip(extents) {
+        let known = tails.get(collection).map_or(&[][..], |tail| &tail.next);
+        for (partition, extent) in (0..).zip(&extents) {
             let start = extent.start.max(extent.end - each);
+            let start = known.get(partition as usize).map_or(start, |next| start.max(*next));
             if start >= extent.end {
                 continue;
             }
@@ -142,7 +162,7 @@ impl Window {
                 records.clear();
             }
         }
-        done.insert(collection.clone());
+        tails.insert(collection.clone(), Tail { next: extents.iter().map(|extent| extent.end).collect(), lost });
         Ok(())
     }
 }
