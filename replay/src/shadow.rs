@@ -152,7 +152,7 @@ impl Replay {
         let until = Instant::now() + CATCH_UP;
         let mut attempt = 0;
         while Instant::now() < until {
-            self.extend(request, ranges).await?;
+            let added = self.extend(request, ranges).await?;
             self.fill(request, target, ranges, progress).await?;
             let refused = match swap.swap(target, true).await {
                 Ok(true) => return Ok(()),
@@ -168,6 +168,9 @@ impl Replay {
                 if self.sink.builds(&self.name, &target.collection).await.is_ok_and(|b| b.live == generation) {
                     return Ok(());
                 }
+            } else if added == 0 {
+                // Nothing came, so nothing will be different at once.
+                tokio::time::sleep(self.env.backoff(Duration::from_millis(10), Duration::from_secs(1), attempt)).await;
             }
             attempt += 1;
         }
