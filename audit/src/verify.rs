@@ -1,8 +1,9 @@
 //! Verification of one collection in one store: every record is compared with the log by identity, version, event id and
 //! digest. It may run while the store is being written to.
 //!
-//! The store is scanned between two looks at its positions. What the first look covers must be there; what came between
-//! the two looks may be there or not yet; but whatever is there must be exactly what the log has at that version.
+//! The store's positions are looked at before it is scanned, the log's ends after that. What the positions cover must be
+//! there; what lies between them and the ends may be there or not yet (a store that moves its position after the data may
+//! be ahead of it); but whatever is there must be exactly what the log has at that version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -148,7 +149,6 @@ pub async fn verify(
             break;
         }
     }
-    let after = sink.positions(target).await?;
     let letters: BTreeSet<Origin> = dead_letter::read_all(log, &target.sink).await?.into_keys().collect();
     let mut report = Report {
         sink: target.sink.to_string(),
@@ -161,8 +161,7 @@ pub async fn verify(
     let extents = log.extents(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
     let mut oldest = BTreeMap::new();
     for (partition, extent) in (0..).zip(extents) {
-        let Some(end) = after.get(&partition).map(|p| epochs.resume(Some(*p)).min(extent.end)) else { continue };
-        let start = scope.from.get(&partition).copied().unwrap_or(0).max(extent.start);
+        let (start, end) = (scope.from.get(&partition).copied().unwrap_or(0).max(extent.start), extent.end);
         oldest.insert(partition, extent.start);
         let settled = epochs.resume(before.get(&partition).copied());
         if start >= end {
