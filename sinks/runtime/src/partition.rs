@@ -2,6 +2,7 @@
 //! next batch is fetched while the one before is written.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashSet;
 use primal_core::error::LogError;
@@ -13,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::deliver::{Delivery, Ended, Shared};
 use crate::status::State;
+
+/// How long no event comes before the store is asked whether it is still as it was.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// A request to the worker, which owns the place in the group.
 pub(crate) struct Start {
@@ -154,10 +158,12 @@ impl PartitionTask {
         };
         let (mut current, mut next) = (Records::new(), Records::new());
         loop {
-            if current.is_empty() {
-                match self.cancel.run_until_cancelled(self.gather(&mut *reader, &mut current)).await {
+            while current.is_empty() {
+                let gathered = tokio::time::timeout(IDLE, self.gather(&mut *reader, &mut current));
+                match self.cancel.run_until_cancelled(gathered).await {
                     None => return Err(Ended::Cancelled),
-                    Some(fetched) => self.fetched(fetched).await?,
+                    Some(Ok(fetched)) => self.fetched(fetched).await?,
+                    Some(Err(_)) => self.look(&target, position).await?,
                 }
             }
             let mut broken = Ok(true);
@@ -184,6 +190,23 @@ impl PartitionTask {
                 return Err(Ended::Cancelled);
             }
             self.fetched(broken).await?;
+        }
+    }
+
+    /// Whether the store still says what this task goes by. A write would be fenced otherwise; without one, a generation
+    /// that was rolled back to, or a store that was restored, would stay behind for as long as no event comes.
+    async fn look(&self, target: &Target, position: Option<Position>) -> Result<(), Ended> {
+        let sink = &self.shared.sink;
+        let asked = async {
+            let builds = sink.builds(&self.shared.name, &target.collection).await?;
+            let found = sink.positions(target).await?.get(&self.place.partition).copied();
+            Ok::<_, SinkError>(target.build == Build::Live(builds.live) && found == position)
+        };
+        match self.cancel.run_until_cancelled(asked).await {
+            None => Err(Ended::Cancelled),
+            Some(Ok(false)) => Err(Ended::Reestablish),
+            // There is nothing to write, so nothing is wrong yet; the next write or look will tell.
+            Some(Ok(true) | Err(_)) => Ok(()),
         }
     }
 
