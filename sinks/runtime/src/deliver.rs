@@ -29,6 +29,9 @@ pub(crate) struct Shared {
     pub capability: Capability,
     pub log: std::sync::Arc<dyn EventLog>,
     pub options: Options,
+    /// Whether rejected events park their keys. Only a worker does that: what a job that builds another generation finds
+    /// rejected, the live one may have found superseded, and gone on.
+    pub parks: bool,
     pub env: Env,
     pub breaker: Breaker,
     pub parked: Parked,
@@ -96,6 +99,7 @@ impl Delivery<'_> {
             epochs: self.epochs,
             parked: &self.shared.parked,
             on_reject: self.shared.options.on_reject,
+            parks: self.shared.parks,
             max_payload: self.shared.capability.max_payload,
         };
         let mut triage = Triage::new(&rules, records, range.clone(), written);

@@ -70,6 +70,7 @@ impl Job {
             parked: Parked::load(&*log, name).await?,
             log,
             options,
+            parks: false,
             breaker: Breaker::new(env.clone()),
             env,
             status: Status::new(name, "job"),

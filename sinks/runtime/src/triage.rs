@@ -29,6 +29,8 @@ pub(crate) struct Rules<'a> {
     pub epochs: &'a Epochs,
     pub parked: &'a Parked,
     pub on_reject: OnReject,
+    /// Whether a rejected event parks its key.
+    pub parks: bool,
     pub max_payload: usize,
 }
 
@@ -81,7 +83,7 @@ impl<'a> Triage<'a> {
                 self.push(event.record, Kind::Parked, format!("waits behind the event of version {since}"));
             } else if let Some(reason) = reasons.remove(&event.record.offset) {
                 self.push(event.record, Kind::Rejected, reason);
-                if self.rules.on_reject == OnReject::Park {
+                if self.rules.parks && self.rules.on_reject == OnReject::Park {
                     closed.insert(event.key, version);
                 }
             } else {

@@ -112,6 +112,7 @@ impl Worker {
             capability: spec.capability,
             log,
             options,
+            parks: true,
             breaker: Breaker::new(env.clone()),
             env,
             parked,
