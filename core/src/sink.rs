@@ -19,9 +19,11 @@ use crate::{Collection, Digest, Partition, Primal, Timestamp};
 pub enum Class {
     /// Data and position commit together: exactly once.
     Transactional,
-    /// The store compares versions per record; the position is saved afterwards: effectively once.
+    /// The store compares versions per record; the position is saved afterwards, by compare-and-set: effectively once.
     Versioned,
-    /// Last write wins: effectively once while one writer holds the partition.
+    /// Last write wins, of records as of positions: effectively once while one writer holds the partition. After a crash
+    /// records are written once more from the position on. A write that lands after its worker lost the partition, or after
+    /// the write timeout, may undo a newer one.
     Overwrite,
     /// The store drops repeated appends by their identity.
     Append,
@@ -258,8 +260,11 @@ pub trait Sink: Send + Sync {
     /// is not there yet; and moves the position by compare-and-set, with the data where the class is transactional.
     ///
     /// # Errors
-    /// After any error the position has not moved. `Fault::Fenced` when the stored position is not the expected one or
-    /// the target is no longer the live generation. `Fault::Rejected` when events can never be stored.
+    /// After any error the position has not moved, unless it was the answer that got lost; the next attempt is then fenced,
+    /// and whoever writes goes on from what the store says. `Fault::Fenced` when the stored position is not the expected
+    /// one or the target is no longer the live generation; without transactions the store is asked before the first record
+    /// is written, and whatever was written stays. `Fault::Rejected` when events can never be stored; then no event behind
+    /// one of them in its key was written.
     async fn write(&self, target: &Target, batch: &Batch<'_>) -> Result<Outcome, SinkError>;
 
     /// Reading back, where the store can.
@@ -342,7 +347,8 @@ pub trait Swap: Send + Sync {
 
     /// In one atomic act: makes `to` live under the plain name, keeps the one that was live as the previous one, and
     /// drops a previous one of before. Where `caught_up` is asked for, it does nothing and answers `false` unless every
-    /// position of `to` is at or past that of the live generation, so that readers never see the store go back.
+    /// position of `to` is at or past that of the live generation, so that readers never see the store go back. Without
+    /// transactions a write in flight has to land in the generation that it was meant for, not under the plain name.
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError>;
 
     /// Removes a build that is not live, with its positions and its record. Nothing is wrong if it is not there.

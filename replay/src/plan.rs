@@ -2,7 +2,7 @@
 
 use primal_core::log::{Extent, Limits};
 use primal_core::name::check_name;
-use primal_core::sink::{Build, Builds, SwapKind};
+use primal_core::sink::{Build, Builds, Class, SwapKind};
 use primal_core::{Offset, Partition, Records};
 use serde::Serialize;
 
@@ -67,6 +67,9 @@ impl Replay {
         if mode == Mode::Shadow && self.spec.capability.swap == SwapKind::None {
             return Err(usage(format!("{} cannot swap generations; use --mode repair or --into NAME", self.spec.name)));
         }
+        if mode == Mode::Repair {
+            self.writes_in_place("build a new generation (--mode shadow) or a copy (--into NAME)")?;
+        }
         let collection = &request.feed.collection;
         let builds = self.sink.builds(&self.name, collection).await?;
         let selection = selection(request);
@@ -105,6 +108,17 @@ impl Replay {
             build,
             selection,
         })
+    }
+
+    /// Whether records can be written beside a worker that writes newer ones; `instead` is what helps where not.
+    pub(crate) fn writes_in_place(&self, instead: &str) -> Result<(), ReplayError> {
+        match self.spec.capability.class {
+            Class::Transactional | Class::Versioned | Class::Append => Ok(()),
+            Class::Overwrite => Err(usage(format!(
+                "{} compares no versions, so writing in place could put older records over newer ones; {instead}",
+                self.spec.name
+            ))),
+        }
     }
 
     async fn ranges(&self, request: &Request) -> Result<Vec<Range>, ReplayError> {

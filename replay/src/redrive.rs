@@ -37,6 +37,7 @@ impl Replay {
     /// # Errors
     /// What was written stays; keys are released only after their events are in the store.
     pub async fn redrive(&self, request: &Request) -> Result<Redriven, ReplayError> {
+        self.writes_in_place("publish the entities anew")?;
         let mut done = Redriven::default();
         self.round(request, &request.keys, &mut done).await?;
         if done.released.is_empty() {

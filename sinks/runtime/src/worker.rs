@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use primal_core::error::LogError;
 use primal_core::log::{Change, EventLog, Limits, Member, Subscription, TopicPartition};
-use primal_core::sink::{Build, Target};
+use primal_core::sink::{Build, Class, Target};
 use primal_core::{Collection, Env, Epochs, Projection, Retry, Sink, SinkSpec, Table};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -171,7 +171,7 @@ impl Worker {
         let mut tasks = Tasks::new();
         let result = self.serve(&mut *subscription, &mut tasks, shutdown).await;
         let all: Vec<_> = tasks.keys().cloned().collect();
-        drain(&mut tasks, &all).await;
+        self.drain(&mut tasks, &all).await;
         let _ = subscription.commit(&self.shared.status.take_offsets()).await;
         subscription.close().await;
         result
@@ -220,7 +220,7 @@ impl Worker {
                         self.assign(&places, tasks, &starts, &failed);
                     }
                     Change::Revoked(places) | Change::Lost(places) => {
-                        drain(tasks, &places).await;
+                        self.drain(tasks, &places).await;
                         let _ = subscription.commit(&self.shared.status.take_offsets()).await;
                         subscription.release(&places).await?;
                     }
@@ -291,18 +291,23 @@ impl Worker {
             tasks.insert(place.clone(), (cancel, handle));
         }
     }
-}
 
-/// Ends the tasks of partitions: all are asked first, then waited for together, then cut off.
-async fn drain(tasks: &mut Tasks, places: &[TopicPartition]) {
-    let ending: Vec<_> = places.iter().filter_map(|place| tasks.remove(place)).collect();
-    ending.iter().for_each(|(cancel, _)| cancel.cancel());
-    let until = tokio::time::Instant::now() + DRAIN;
-    for (_, mut handle) in ending {
-        if tokio::time::timeout_at(until, &mut handle).await.is_err() {
-            // The store does not answer. Its transaction fails or commits with its position, so nothing is lost.
-            handle.abort();
-            let _ = handle.await;
+    /// Ends the tasks of partitions: all are asked first, then waited for together, then cut off.
+    async fn drain(&self, tasks: &mut Tasks, places: &[TopicPartition]) {
+        let ending: Vec<_> = places.iter().filter_map(|place| tasks.remove(place)).collect();
+        ending.iter().for_each(|(cancel, _)| cancel.cancel());
+        // Where nothing is compared, a write that lands after the next owner's would undo his: it is waited for.
+        let limit = match self.shared.capability.class {
+            Class::Overwrite => DRAIN.max(self.shared.options.write_timeout()),
+            Class::Transactional | Class::Versioned | Class::Append => DRAIN,
+        };
+        let until = tokio::time::Instant::now() + limit;
+        for (_, mut handle) in ending {
+            if tokio::time::timeout_at(until, &mut handle).await.is_err() {
+                // The store does not answer. Its transaction fails or commits with its position, so nothing is lost.
+                handle.abort();
+                let _ = handle.await;
+            }
         }
     }
 }
