@@ -1,8 +1,9 @@
-//! The project's own chores: `cargo xtask test | crash | docs | lint-size | new-sink`.
+//! The project's own chores: `cargo xtask test | sim | crash | docs | lint-size | new-sink`.
 
 mod crash;
 mod docs;
 mod new_sink;
+mod sim;
 mod size;
 mod test;
 
@@ -19,6 +20,8 @@ enum Chore {
     Test,
     /// Kill the hub, stores and broker under load, again and again, and look for what was lost or doubled
     Crash(crash::Crash),
+    /// Run the real code in a simulated world, seed after seed
+    Sim(sim::Arguments),
     /// Write the generated parts of the documentation; with --check only say whether they are up to date
     Docs {
         /// Change nothing; fail when something would change
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Test => test::run(),
         Chore::Crash(crash) => crash.run(),
+        Chore::Sim(arguments) => sim::run(arguments),
         Chore::Docs { check } => docs::run(check),
         Chore::LintSize => size::run(),
         Chore::NewSink { name, family } => new_sink::run(&name, &family),

@@ -85,6 +85,8 @@ pub struct Plan {
     pub rates: BTreeMap<Sort, u64>,
     /// When given, only these places of the plan have their fault.
     pub only: Option<BTreeSet<(String, u64)>>,
+    /// Whether each step is kept as a line, for a person who wants to see what happened.
+    pub told: bool,
 }
 
 impl Plan {

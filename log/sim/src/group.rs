@@ -89,10 +89,7 @@ impl Group {
             self.robbed.extend(before.iter().map(|place| (old.life.name.clone(), old.life.number, place.clone())));
         }
         self.leaving.retain(|place| !before.contains(place));
-        self.seats.insert(
-            instance.to_owned(),
-            Seat { life: life.clone(), changes: VecDeque::new(), expelled: false },
-        );
+        self.seats.insert(instance.to_owned(), Seat { life: life.clone(), changes: VecDeque::new(), expelled: false });
         if !before.is_empty() {
             self.tell(instance, Change::Assigned(before));
         }

@@ -123,12 +123,12 @@ impl Process {
         Ok(pause)
     }
 
-    /// Waits while it is frozen; for ever when it has ended.
+    /// Waits while it is frozen; for ever when it has ended, or when the world goes in circles.
     async fn alive(&self) {
         while let Some(until) = self.life.frozen_until() {
             tokio::time::sleep_until(until).await;
         }
-        if self.life.died.is_cancelled() {
+        if self.life.died.is_cancelled() || self.world.in_circles() {
             std::future::pending::<()>().await;
         }
     }

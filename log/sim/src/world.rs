@@ -42,6 +42,7 @@ struct Book {
     counters: BTreeMap<String, (u64, u64)>,
     lives: BTreeMap<String, u32>,
     injected: Vec<Injected>,
+    lines: Vec<String>,
 }
 
 impl World {
@@ -93,6 +94,11 @@ impl World {
         (book.steps, book.trace)
     }
 
+    /// The steps as lines, where the plan asks for them: milliseconds, process, life, step.
+    pub fn lines(&self) -> Vec<String> {
+        self.book().lines.clone()
+    }
+
     /// Whether so many steps were made that something must be going in circles.
     pub fn in_circles(&self) -> bool {
         self.book().steps > STEPS
@@ -126,6 +132,10 @@ impl World {
         counter.1 += 1;
         let drawn = self.plan.draw(id, step);
         book.trace = mix(book.trace, mix(now, mix(id, hash(what))));
+        if self.plan.told {
+            let line = format!("{:>9} {}#{}:{step} {what}", now / 1000, life.name, life.number);
+            book.lines.push(line);
+        }
         let pause = match drawn % 16 {
             0..=8 => 0,
             9..=13 => 1,

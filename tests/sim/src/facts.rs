@@ -110,6 +110,14 @@ impl Facts {
         self.letters.len()
     }
 
+    /// The version behind which a key waits, if it is parked.
+    pub fn parked_since(&self, key: &str) -> Option<Version> {
+        let row = format!("{SINK}/{}/{key}", Setup::collection());
+        let rows = self.world.records(&Topic::parked(), 0, 0);
+        let last = rows.iter().rfind(|kept| kept.record.key.as_deref() == Some(row.as_bytes()))?;
+        String::from_utf8(last.record.value.clone()?).ok()?.parse().ok().map(Version)
+    }
+
     /// The first event of a key that the store refused.
     pub fn first_rejected(&self, partition: Partition, key: &str) -> Option<Offset> {
         let ours = self.letters.range((partition, 0)..(partition + 1, 0));

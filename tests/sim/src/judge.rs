@@ -156,13 +156,10 @@ impl Judge {
         if !park || late || !live || !writing.advancing || self.inner().redriving {
             return;
         }
-        let first = self.with_facts(|facts| facts.first_rejected(writing.partition, &fact.key));
-        if let Some(first) = first.filter(|first| *first < fact.offset) {
-            let seen = format!(
-                "{} at offset {} was applied, though its event at {first} has a dead letter",
-                fact.key, fact.offset
-            );
-            self.broken("parked", seen);
+        let since = self.with_facts(|facts| facts.parked_since(&fact.key));
+        if let Some(since) = since.filter(|since| *since < fact.version()) {
+            let (key, version) = (&fact.key, fact.version());
+            self.broken("parked", format!("{key} got version {version}, though it is parked since {since}"));
         }
     }
 
@@ -205,9 +202,9 @@ impl Judge {
                 if letter.is_some() {
                     continue;
                 }
-                let Some(op) = fact.op else {
+                if fact.op.is_none() {
                     return Some(format!("the record at {} is no event and has no dead letter", fact.offset));
-                };
+                }
                 let superseded = !every
                     && facts.of(partition).iter().any(|later| {
                         later.offset > fact.offset
@@ -219,19 +216,18 @@ impl Judge {
                     continue;
                 }
                 let stored = records.get(fact.identity(projection));
+                // A rebuild that runs ahead of the live generation may have applied a delete that the live one parked.
+                let deleted =
+                    |later: &Fact| later.offset >= fact.offset && later.key == fact.key && later.op == Some(Op::Delete);
                 let there = match stored {
-                    None => op == Op::Delete && self.setup.class == Class::Overwrite,
+                    None => self.setup.class == Class::Overwrite && facts.of(partition).iter().any(deleted),
                     Some(_) if every => true,
                     Some(stored) => stored.version >= fact.version(),
                 };
                 if !there {
                     let found = stored.map(|stored| stored.version);
-                    return Some(format!(
-                        "{:?} of {} at {} is not there: {found:?}",
-                        op,
-                        fact.identity(projection),
-                        fact.offset
-                    ));
+                    let (op, identity) = (fact.op, fact.identity(projection));
+                    return Some(format!("{op:?} of {identity} at {} is not there: {found:?}", fact.offset));
                 }
             }
             None

@@ -26,6 +26,9 @@ struct Arguments {
     /// With --seed: only the faults at these places, such as worker0:17,operator:4
     #[arg(long, value_delimiter = ',')]
     only: Option<Vec<String>>,
+    /// With --seed: print every step
+    #[arg(long)]
+    trace: bool,
     /// Seeds until this many minutes have passed, instead of a number of them
     #[arg(long)]
     minutes: Option<u64>,
@@ -48,18 +51,23 @@ struct Tally {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.seed {
-        Some(seed) => one(seed, arguments.only.as_deref()),
+        Some(seed) => one(seed, arguments.only.as_deref(), arguments.trace),
         None => many(&arguments),
     }
 }
 
-fn one(seed: u64, only: Option<&[String]>) -> ExitCode {
+fn one(seed: u64, only: Option<&[String]>, trace: bool) -> ExitCode {
     let mut setup = Setup::new(seed);
     if let Some(places) = only {
-        let place = |place: &String| Some((place.split_once(':')?.0.to_owned(), place.split_once(':')?.1.parse().ok()?));
+        let place =
+            |place: &String| Some((place.split_once(':')?.0.to_owned(), place.split_once(':')?.1.parse().ok()?));
         setup = setup.only(places.iter().filter_map(place).collect::<BTreeSet<_>>());
     }
+    setup.plan.told = trace;
     let outcome = run(&setup, None);
+    for line in &outcome.lines {
+        say(line);
+    }
     say(&format!("{setup:?}"));
     for injected in &outcome.injected {
         say(&format!("  {injected}"));
@@ -73,7 +81,13 @@ fn report(seed: u64, setup: &Setup, outcome: &Outcome) -> ExitCode {
         say(&format!("seed {seed}: all rules hold"));
         return ExitCode::SUCCESS;
     };
-    say(&format!("seed {seed} ({}, {} faults): {}: {}", setup.class.as_str(), outcome.injected.len(), violation.rule, violation.seen));
+    say(&format!(
+        "seed {seed} ({}, {} faults): {}: {}",
+        setup.class.as_str(),
+        outcome.injected.len(),
+        violation.rule,
+        violation.seen
+    ));
     let shrunk = shrink(setup, None, outcome);
     if let Some(violation) = &shrunk.violation {
         say(&format!("  with {} faults: {}", shrunk.injected.len(), violation.seen));

@@ -33,6 +33,8 @@ pub struct Outcome {
     pub injected: Vec<Injected>,
     /// Steps, and a number that stands for all that happened.
     pub trace: (u64, u64),
+    /// The steps as lines, where the plan asks for them.
+    pub lines: Vec<String>,
 }
 
 /// Runs a setup, with something wrong on purpose if a bug is given.
@@ -54,7 +56,8 @@ pub fn run(setup: &Setup, bug: Option<Bug>) -> Outcome {
             () = judge.stop.cancelled() => {}
             () = run.go() => {}
         }
-        Outcome { violation: judge.verdict(), injected: world.injected(), trace: world.trace() }
+        let (injected, trace, lines) = (world.injected(), world.trace(), world.lines());
+        Outcome { violation: judge.verdict(), injected, trace, lines }
     })
 }
 
@@ -76,12 +79,8 @@ impl Run {
             judge: self.judge.clone(),
             bug: self.bug,
         };
-        let client = Client {
-            setup: self.setup.clone(),
-            world: self.world.clone(),
-            judge: self.judge.clone(),
-            bug: self.bug,
-        };
+        let client =
+            Client { setup: self.setup.clone(), world: self.world.clone(), judge: self.judge.clone(), bug: self.bug };
         let stop = CancellationToken::new();
         let workers: Vec<_> =
             (0..self.setup.workers).map(|number| tokio::spawn(self.worker(number, stop.clone()))).collect();

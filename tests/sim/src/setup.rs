@@ -120,7 +120,9 @@ impl Setup {
                 max_payload: MAX_PAYLOAD,
             },
             options: &[],
-            build: |_| Err(SettingsError { message: "never built from settings".to_owned(), ..SettingsError::default() }),
+            build: |_| {
+                Err(SettingsError { message: "never built from settings".to_owned(), ..SettingsError::default() })
+            },
         }
     }
 
@@ -153,7 +155,7 @@ fn plan(seed: u64) -> Plan {
         };
         rates.insert(sort, rate.get(drawn as usize % 3).copied().unwrap_or(0));
     }
-    Plan { seed, rates, only: None }
+    Plan { seed, rates, only: None, told: false }
 }
 
 impl Setup {
