@@ -68,10 +68,13 @@ impl Script {
 /// Everything that a target holds, by scanning.
 pub async fn all(sink: &dyn Sink, target: &Target) -> BTreeMap<String, Stored> {
     let reader = sink.reader().expect("a store that claims to be readable has a reader");
-    let (mut records, mut cursor) = (BTreeMap::new(), None);
+    let (mut records, mut cursor) = (BTreeMap::new(), None::<String>);
     loop {
         let page = reader.scan(target, cursor.as_deref()).await.unwrap();
-        records.extend(page.records.into_iter().map(|stored| (stored.identity.clone(), stored)));
+        for stored in page.records {
+            let twice = records.insert(stored.identity.clone(), stored);
+            assert_eq!(twice, None, "a scan of a store at rest gives a record once");
+        }
         match page.next {
             Some(next) => cursor = Some(next),
             None => return records,

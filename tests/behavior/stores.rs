@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use primal_core::settings::{Node, Settings, Value};
 use primal_core::sink::{Build, Projection, SinkSpec, Target};
@@ -15,6 +16,8 @@ pub struct Store {
     pub sink: Arc<dyn Sink>,
     /// To open a second handle on the same namespace.
     pub settings: Settings,
+    /// How long a worker may take to catch up.
+    pub patience: Duration,
     _folder: tempfile::TempDir,
 }
 
@@ -34,7 +37,12 @@ impl Store {
         };
         let settings = settings(&pairs);
         let sink = (spec.build)(&settings).unwrap();
-        Store { spec, sink, settings, _folder: folder }
+        Store { spec, sink, settings, patience: Duration::from_secs(30), _folder: folder }
+    }
+
+    /// Another empty namespace of the same store.
+    pub async fn fresh(&self) -> Self {
+        Store { patience: self.patience, ..Store::new(self.spec).await }
     }
 
     /// Another handle on the same namespace, as another process would have.
@@ -50,6 +58,10 @@ impl Store {
             projection,
             table: (projection == Projection::Table).then(|| Arc::new(table())),
         }
+    }
+
+    pub fn offers(&self, projection: Projection) -> bool {
+        self.spec.capability.projections.contains(&projection)
     }
 
     /// The projections that keep one record per key.
@@ -80,15 +92,4 @@ pub fn settings(pairs: &[(&str, String)]) -> Settings {
 /// Starting a server blocks; tests share a few threads.
 pub async fn server(name: &'static str) -> String {
     tokio::task::spawn_blocking(move || shared(name)).await.unwrap()
-}
-
-/// Runs a case for every store of the registry; the failures of all are told together.
-pub async fn every_store<F: Future<Output = ()>>(case: impl Fn(Store) -> F) {
-    let mut ran = 0;
-    for spec in primal_registry::all() {
-        println!("{}", spec.name);
-        case(Store::new(spec).await).await;
-        ran += 1;
-    }
-    assert_eq!(ran, primal_registry::KNOWN.len(), "every known store is compiled into the tests");
 }
