@@ -2,6 +2,7 @@
 //! that the command line does goes through here, and so do the tests.
 
 mod config;
+mod files;
 mod hub;
 mod run;
 mod status;

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::files;
 use crate::hub::{Hub, HubError};
 use crate::status;
 
@@ -51,7 +52,8 @@ impl Running {
                 .await
                 .map_err(|e| HubError::Usage(format!("the gateway cannot listen on {}: {e}", config.listen)))?;
             listen = listener.local_addr().ok();
-            let limits = Limits { connections: config.max_connections, ..Limits::default() };
+            let connections = files::room_for(config.max_connections);
+            let limits = Limits { connections, ..Limits::default() };
             let told = Arc::new(Teller { hub: hub.clone(), metrics });
             let serving = Gateway::new(producer.clone(), told, limits).serve(listener, shutdown.clone());
             gateway = Some(tokio::spawn(serving));

@@ -3,7 +3,9 @@
 
 mod draft;
 pub mod gateway;
+mod line_reader;
 pub mod lines;
+mod room;
 mod window;
 
 use std::collections::BTreeMap;

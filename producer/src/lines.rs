@@ -4,21 +4,26 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use primal_core::log::partition_of;
 use primal_core::nearest::hint;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt};
+use tokio::io::AsyncBufRead;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::line_reader::{Bounds, LineReader, Next};
+use crate::room::Held;
 use crate::{Checked, Draft, Producer, PublishError, Refused};
 
 /// Events and bytes that one lane appends at once.
 const BATCH_EVENTS: usize = 2_000;
 const BATCH_BYTES: usize = 1 << 20;
+/// After this without a line, what is there is appended.
+const PAUSE: Duration = Duration::from_millis(20);
 const FIELDS: &[&str] =
     &["collection", "key", "op", "type", "time", "id", "source", "data", "dataschema", "primal", "extensions"];
 
@@ -114,7 +119,18 @@ struct Counts {
 /// With what was published until then.
 pub async fn publish(
     producer: &Arc<Producer>,
-    mut input: impl AsyncBufRead + Unpin,
+    input: impl AsyncBufRead + Unpin,
+    how: How,
+    progress: Arc<dyn Fn(u64) + Send + Sync>,
+) -> Result<Summary, LinesError> {
+    publish_within(None, producer, input, how, progress).await
+}
+
+/// The same for a client that is not trusted.
+pub(crate) async fn publish_within(
+    bounds: Option<Bounds>,
+    producer: &Arc<Producer>,
+    input: impl AsyncBufRead + Unpin,
     how: How,
     progress: Arc<dyn Fn(u64) + Send + Sync>,
 ) -> Result<Summary, LinesError> {
@@ -123,27 +139,43 @@ pub async fn publish(
     let mut running = JoinSet::new();
     for _ in 0..how.concurrency.max(1) {
         let (sender, batches) = mpsc::channel(1);
-        lanes.push(Lane { sender, batch: Vec::new(), bytes: 0 });
+        lanes.push(Lane { sender, batch: Vec::new(), bytes: 0, held: Held::default() });
         running.spawn(lane(producer.clone(), batches, counts.clone(), progress.clone()));
     }
-    let (mut skipped, mut number, mut text) = (0, 0, Vec::new());
+    let (mut skipped, mut number) = (0, 0);
     let limit = producer.options().max_event_bytes * 2 + (64 << 10);
+    let mut reader = LineReader::new(input, limit, bounds);
     let mut cause = loop {
-        text.clear();
-        match read_line(&mut input, &mut text, limit).await {
-            Ok(false) => break None,
-            Err(error) => break Some(Cause::Input(error)),
-            Ok(true) => {}
+        match tokio::time::timeout(PAUSE, reader.next()).await {
+            Ok(Ok(Next::Line)) => {}
+            Ok(Ok(Next::End)) => break None,
+            Ok(Err(error)) => break Some(Cause::Input(error)),
+            // What is there goes to the log, while the input pauses and before memory is waited for.
+            Err(_) => {
+                if flush_all(&mut lanes).await.is_err() {
+                    break None;
+                }
+                continue;
+            }
+            Ok(Ok(Next::NoRoom(bytes))) => {
+                if flush_all(&mut lanes).await.is_err() {
+                    break None;
+                }
+                match reader.make_room(bytes).await {
+                    Ok(()) => continue,
+                    Err(error) => break Some(Cause::Input(error)),
+                }
+            }
         }
         number += 1;
-        if text.iter().all(u8::is_ascii_whitespace) {
+        if reader.line().iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match check(producer, &text, number) {
+        match check(producer, reader.line(), number) {
             Ok(event) => {
                 let index = partition_of(event.key(), lanes.len() as u32) as usize;
                 if let Some(lane) = lanes.get_mut(index)
-                    && lane.push(event).await.is_err()
+                    && lane.push(event, reader.take_held()).await.is_err()
                 {
                     break None;
                 }
@@ -152,9 +184,7 @@ pub async fn publish(
             Err(cause) => break Some(cause),
         }
     };
-    for lane in &mut lanes {
-        lane.flush().await.ok();
-    }
+    flush_all(&mut lanes).await.ok();
     drop(lanes);
     while let Some(ended) = running.join_next().await {
         match ended {
@@ -172,65 +202,49 @@ pub async fn publish(
 }
 
 struct Lane {
-    sender: mpsc::Sender<Vec<Checked>>,
+    sender: mpsc::Sender<(Vec<Checked>, Held)>,
     batch: Vec<Checked>,
     bytes: usize,
+    held: Held,
 }
 
 impl Lane {
-    async fn push(&mut self, event: Checked) -> Result<(), ()> {
+    async fn push(&mut self, event: Checked, held: Held) -> Result<(), ()> {
         self.bytes += event.bytes();
         self.batch.push(event);
+        self.held.add(held);
         if self.batch.len() >= BATCH_EVENTS || self.bytes >= BATCH_BYTES { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<(), ()> {
         self.bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() { Ok(()) } else { self.sender.send(batch).await.map_err(|_| ()) }
+        let (batch, held) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.held));
+        if batch.is_empty() { Ok(()) } else { self.sender.send((batch, held)).await.map_err(|_| ()) }
     }
+}
+
+async fn flush_all(lanes: &mut [Lane]) -> Result<(), ()> {
+    for lane in lanes {
+        lane.flush().await?;
+    }
+    Ok(())
 }
 
 async fn lane(
     producer: Arc<Producer>,
-    mut batches: mpsc::Receiver<Vec<Checked>>,
+    mut batches: mpsc::Receiver<(Vec<Checked>, Held)>,
     counts: Arc<Counts>,
     progress: Arc<dyn Fn(u64) + Send + Sync>,
 ) -> Result<(), PublishError> {
-    while let Some(batch) = batches.recv().await {
+    while let Some((batch, held)) = batches.recv().await {
         let receipts = producer.append(batch).await?;
+        drop(held);
         let repeated = receipts.iter().filter(|receipt| receipt.repeated).count() as u64;
         counts.repeated.fetch_add(repeated, Ordering::Relaxed);
         counts.sent.fetch_add(receipts.len() as u64 - repeated, Ordering::Relaxed);
         progress(receipts.len() as u64);
     }
     Ok(())
-}
-
-/// Reads one line without its end; `false` at the end of the input. A line beyond the limit is an error, so that an
-/// input without line ends cannot fill the memory.
-async fn read_line(
-    input: &mut (impl AsyncBufRead + Unpin),
-    line: &mut Vec<u8>,
-    limit: usize,
-) -> Result<bool, std::io::Error> {
-    loop {
-        let buffer = input.fill_buf().await?;
-        if buffer.is_empty() {
-            return Ok(!line.is_empty());
-        }
-        let end = memchr::memchr(b'\n', buffer);
-        let taken = end.unwrap_or(buffer.len());
-        line.extend_from_slice(buffer.get(..taken).unwrap_or_default());
-        input.consume(taken + usize::from(end.is_some()));
-        if line.len() > limit {
-            let message = format!("a line has more than {limit} bytes");
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
-        }
-        if end.is_some() {
-            return Ok(true);
-        }
-    }
 }
 
 fn check(producer: &Producer, text: &[u8], number: u64) -> Result<Checked, Cause> {

@@ -41,14 +41,22 @@ struct Served {
 
 const SCHEMA: &str = r#"{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]}"#;
 
+fn limits() -> Limits {
+    Limits { idle: Duration::from_millis(500), ..Limits::default() }
+}
+
 async fn serve() -> Served {
+    within(limits()).await
+}
+
+async fn within(limits: Limits) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let config = Config { path: folder.path().join("log.db") };
     let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(config, Env::system()).await.unwrap());
-    over(log, folder).await
+    over(log, folder, limits).await
 }
 
-async fn over(log: Arc<dyn EventLog>, folder: tempfile::TempDir) -> Served {
+async fn over(log: Arc<dyn EventLog>, folder: tempfile::TempDir, limits: Limits) -> Served {
     let names = ["things", "strict"].map(|name| Collection::new(name).unwrap());
     let lives = lives::open(&*log, &names.clone().map(|name| (name, 2))).await.unwrap();
     let published = names.iter().map(|name| Published {
@@ -57,7 +65,6 @@ async fn over(log: Arc<dyn EventLog>, folder: tempfile::TempDir) -> Served {
         schema: (name.as_str() == "strict").then(|| Arc::new(Schema::parse("strict.json", SCHEMA).unwrap())),
     });
     let producer = Producer::new(log.clone(), published.collect(), Options::default(), Env::system());
-    let limits = Limits { idle: Duration::from_millis(500), ..Limits::default() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
@@ -151,7 +158,7 @@ async fn a_repeated_id_is_one_event_also_at_once_and_after_a_restart() {
     assert_eq!(all.iter().filter(|(status, _)| *status == 201).count(), 1);
     assert_eq!(served.count().await, 1);
     let Served { log, folder, .. } = served;
-    let again = over(log, folder).await;
+    let again = over(log, folder, limits()).await;
     let (status, answer) = again.events("application/cloudevents+json", event("same", "k").to_string()).await;
     assert_eq!((status.as_u16(), &answer["receipts"][0]["repeated"]), (200, &json!(true)));
     assert_eq!(again.count().await, 1);
@@ -246,4 +253,122 @@ async fn hostile_clients_are_answered_or_cut_off_and_others_are_served() {
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     assert_eq!(served.count().await, 1);
     served.shutdown.cancel();
+}
+
+async fn open(served: &Served, begun: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(served.url.strip_prefix("http://").unwrap()).await.unwrap();
+    stream.write_all(begun.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Whether the other side has said something.
+async fn peeked(stream: &TcpStream) -> Option<usize> {
+    tokio::time::timeout(Duration::from_millis(1), stream.peek(&mut [0])).await.ok()?.ok()
+}
+
+async fn rest(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+const PUT: &str = "PUT /v1/collections/things/entities/a HTTP/1.1\r\nhost: h\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_only_hold_connections_cannot_shut_others_out() {
+    let patient = Duration::from_secs(600);
+    let limits = Limits { connections: 20, idle: patient, body: patient, keep_alive: patient, ..Limits::default() };
+    let served = within(limits).await;
+    let mut held = Vec::new();
+    for number in 0..100 {
+        let slow = format!("{PUT}content-length: 9\r\n\r\n{{");
+        held.push(open(&served, ["", PUT, &slow, "GET /health/live HTTP/1.1\r\nhost: h\r\n\r\n"][number % 4]).await);
+    }
+    for _ in 0..5 {
+        assert_eq!(served.put("things/entities/a", "{}").await.0, 201);
+    }
+    // The last of those that hold on are still there, the first are not.
+    held.truncate(1);
+    assert_eq!(rest(held.remove(0)).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_drips_and_unread_answers_end() {
+    let short = Duration::from_millis(700);
+    let served = within(Limits { body: short, keep_alive: short, ..limits() }).await;
+    assert_eq!(rest(open(&served, "").await).await, "");
+    assert_eq!(rest(open(&served, PUT).await).await, "");
+    let kept = rest(open(&served, "GET /health/live HTTP/1.1\r\nhost: h\r\n\r\n").await).await;
+    assert!(kept.starts_with("HTTP/1.1 200"), "{kept}");
+    let lines = "POST /v1/events HTTP/1.1\r\nhost: h\r\ncontent-type: application/x-ndjson\r\n";
+    for head in [PUT, lines] {
+        let mut stream = open(&served, &format!("{head}connection: close\r\ncontent-length: 100\r\n\r\n")).await;
+        let dripping = async {
+            while stream.write_all(b"{").await.is_ok() && peeked(&stream).await.is_none() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), dripping).await.unwrap();
+        let answer = rest(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+    // So many answers that they do not fit between the two; the gateway ends it though nothing is wrong with the requests.
+    let mut unread = open(&served, "").await;
+    let ask = "GET /openapi.json HTTP/1.1\r\nhost: h\r\n\r\n".repeat(1_000);
+    let ended = async { while unread.write_all(ask.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_in_the_log_while_the_stream_goes_on() {
+    let served = serve().await;
+    let head =
+        "POST /v1/events HTTP/1.1\r\nhost: h\r\ncontent-type: application/x-ndjson\r\ncontent-length: 1000\r\n\r\n";
+    let line = "{\"collection\":\"things\",\"key\":\"k\",\"data\":{}}\n";
+    let _stream = open(&served, &format!("{head}{line}{line}")).await;
+    let arrived = async {
+        while served.count().await < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_millis(400), arrived).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_share_a_limited_memory_and_small_ones_always_fit() {
+    let served = within(Limits { all_bodies_bytes: 300_000, ..limits() }).await;
+    let large = format!("{{\"s\":\"{}\"}}", "x".repeat(400_000));
+    let (status, problem) = served.put("things/entities/a", &large).await;
+    assert_eq!((status.as_u16(), &problem["type"]), (503, &json!("urn:primalcore:problem:overloaded")));
+    let unfinished = "x".repeat(250_000);
+    let lines =
+        "POST /v1/events HTTP/1.1\r\nhost: h\r\ncontent-type: application/x-ndjson\r\ncontent-length: 900000\r\n\r\n";
+    let _holds = open(&served, &format!("{lines}{unfinished}")).await;
+    let second = open(&served, &format!("{lines}{unfinished}")).await;
+    assert_eq!(served.put("things/entities/a", "{}").await.0, 201);
+    let line = "{\"collection\":\"things\",\"key\":\"k\",\"data\":{}}\n";
+    let (status, answer) = served.events("application/x-ndjson", line.repeat(1_000)).await;
+    assert_eq!((status.as_u16(), &answer["sent"]), (201, &json!(1_000)));
+    assert!(rest(second).await.starts_with("HTTP/1.1 "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_requests_cannot_need_much_memory() {
+    let served = serve().await;
+    let (status, problem) =
+        served.events("application/cloudevents-batch+json", format!("[1{}]", ",1".repeat(10_000))).await;
+    assert_eq!(status, 400);
+    assert!(problem["detail"].as_str().unwrap().contains("at most 10000 events"), "{problem}");
+    let mut many = event("e", "k");
+    for number in 0..64 {
+        many[format!("x{number}")] = json!(1);
+    }
+    let (status, problem) = served.events("application/cloudevents+json", many.to_string()).await;
+    assert_eq!(status, 400);
+    assert!(problem["detail"].as_str().unwrap().contains("at most 64 attributes"), "{problem}");
+    let mut long = event("e", "k");
+    long["collection"] = json!("\u{1}".repeat(1_000_000));
+    let (status, problem) = served.events("application/cloudevents+json", long.to_string()).await;
+    assert_eq!(status, 404);
+    assert!(problem.to_string().len() < 10_000);
 }

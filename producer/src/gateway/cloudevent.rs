@@ -2,15 +2,83 @@
 //! collection is the extension attribute `collection`; the key is `key`, or `subject` where that is absent.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::Problem;
 use crate::Draft;
 use crate::draft::Refused;
 
-type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+/// Events in a batch, at most: each needs memory beyond its text.
+const MOST_EVENTS: usize = 10_000;
+/// Attributes of an event, at most.
+const MOST_ATTRIBUTES: usize = 64;
+
+/// The members of an object; a name that is there twice counts by its last.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+/// The items of an array, not looked at yet.
+struct Items<'a>(Vec<&'a RawValue>);
+
+struct Bounded<T>(PhantomData<T>);
+
+impl<'de> Visitor<'de> for Bounded<Members<'de>> {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an event of at most {MOST_ATTRIBUTES} attributes")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+        let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
+        while let Some((Name(name), value)) = map.next_entry()? {
+            members.retain(|(known, _)| *known != name);
+            if members.len() == MOST_ATTRIBUTES {
+                return Err(A::Error::invalid_length(MOST_ATTRIBUTES + 1, &self));
+            }
+            members.push((name, value));
+        }
+        Ok(Members(members))
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded<Items<'de>> {
+    type Value = Items<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an array of at most {MOST_EVENTS} events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Items<'de>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            if items.len() == MOST_EVENTS {
+                return Err(A::Error::invalid_length(MOST_EVENTS + 1, &self));
+            }
+            items.push(item);
+        }
+        Ok(Items(items))
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Bounded::<Self>(PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Items<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Bounded::<Self>(PhantomData))
+    }
+}
+
+/// A name, borrowed where it has no escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// One event.
 pub(crate) fn one(text: &[u8]) -> Result<Draft<'_>, Problem> {
@@ -20,9 +88,13 @@ pub(crate) fn one(text: &[u8]) -> Result<Draft<'_>, Problem> {
 
 /// A batch of events.
 pub(crate) fn batch(text: &[u8]) -> Result<Vec<Draft<'_>>, Problem> {
-    let all: Vec<Members<'_>> = serde_json::from_slice(text).map_err(|e| malformed(&e))?;
-    let numbered = |(index, members)| draft(members).map_err(|problem| problem.with("index", index as u64));
+    let Items(all) = serde_json::from_slice(text).map_err(|e| malformed(&e))?;
+    let numbered = |(index, item)| one_of_batch(item).map_err(|problem| problem.with("index", index as u64));
     all.into_iter().enumerate().map(numbered).collect()
+}
+
+fn one_of_batch(item: &RawValue) -> Result<Draft<'_>, Problem> {
+    draft(serde_json::from_str(item.get()).map_err(|e| Problem::bad_request(format!("not a CloudEvent: {e}")))?)
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {
@@ -35,7 +107,7 @@ fn draft(members: Members<'_>) -> Result<Draft<'_>, Problem> {
     let (mut draft, mut key, mut subject, mut specversion) =
         (Draft { is_json: true, ..Draft::default() }, None, None, None);
     let mut collection = None;
-    for (name, raw) in members {
+    for (name, raw) in members.0 {
         if raw.get() == "null" {
             continue;
         }

@@ -3,9 +3,11 @@
 
 mod body;
 mod cloudevent;
+mod connections;
 mod problem;
 mod routes;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,9 +15,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::Request;
+use axum::response::Response;
 use axum::routing::{get, post, put};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use connections::{Connection, Connections};
+use hyper::body::Incoming;
+use hyper::server::conn::http1::Builder;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
@@ -41,14 +48,18 @@ pub trait Hub: Send + Sync {
 /// Limits of the gateway.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Open connections; further ones wait to be accepted.
+    /// Open connections; a further one takes the place of the one that has waited longest for its client.
     pub connections: usize,
     /// The longest body that is held in memory as a whole, in bytes.
     pub body_bytes: usize,
     /// Bytes of bodies held in memory for all requests together.
     pub all_bodies_bytes: usize,
-    /// How long a client may take to send its headers, and between two pieces of a body.
+    /// How long a client may take to send its first headers, and between two pieces of a body.
     pub idle: Duration,
+    /// How long a client may take for a whole body, and for one line of NDJSON.
+    pub body: Duration,
+    /// How long a client may take to read an answer and to send its next request.
+    pub keep_alive: Duration,
     /// How long a request may wait for the log.
     pub answer: Duration,
 }
@@ -60,10 +71,16 @@ impl Default for Limits {
             body_bytes: 16 << 20,
             all_bodies_bytes: 128 << 20,
             idle: Duration::from_secs(10),
+            body: Duration::from_secs(60),
+            // Longer than load balancers keep a connection, so that none uses one that is being closed.
+            keep_alive: Duration::from_secs(75),
             answer: Duration::from_secs(30),
         }
     }
 }
+
+/// The longest head of a request, and what is read of a body at once, in bytes.
+const BUFFER: usize = 16 << 10;
 
 /// How long requests in flight may take to finish when the gateway ends.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -72,7 +89,7 @@ pub(crate) struct State {
     pub producer: Arc<Producer>,
     pub hub: Arc<dyn Hub>,
     pub limits: Limits,
-    pub bodies: Semaphore,
+    pub bodies: Arc<Semaphore>,
 }
 
 /// The gateway.
@@ -96,7 +113,7 @@ pub(crate) const ROUTES: &[(&str, &[&str])] = &[
 impl Gateway {
     /// Over a producer.
     pub fn new(producer: Arc<Producer>, hub: Arc<dyn Hub>, limits: Limits) -> Self {
-        let bodies = Semaphore::new(limits.all_bodies_bytes);
+        let bodies = Arc::new(Semaphore::new(limits.all_bodies_bytes));
         Gateway { state: Arc::new(State { producer, hub, limits, bodies }) }
     }
 
@@ -121,18 +138,21 @@ impl Gateway {
     /// # Errors
     /// The listener failed for good.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
-        let router = self.router();
-        let room = Arc::new(Semaphore::new(self.state.limits.connections));
+        let (router, limits) = (self.router(), &self.state.limits);
+        let connections = Connections::new(limits.connections);
         let graceful = GracefulShutdown::new();
-        let mut server = Builder::new(TokioExecutor::new());
-        server.http1().timer(TokioTimer::new()).header_read_timeout(self.state.limits.idle).max_buf_size(64 << 10);
-        server.http2().timer(TokioTimer::new()).max_concurrent_streams(128);
+        let mut server = Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(limits.keep_alive).max_buf_size(BUFFER);
+        let mut sweep = tokio::time::interval(Duration::from_secs(1));
         loop {
-            let accepted = async {
-                let permit = room.clone().acquire_owned().await;
-                (permit, listener.accept().await)
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = sweep.tick() => {
+                    connections.sweep();
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
             };
-            let Some((permit, accepted)) = shutdown.run_until_cancelled(accepted).await else { break };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -142,20 +162,38 @@ impl Gateway {
                     continue;
                 }
             };
-            let service = TowerToHyperService::new(router.clone());
-            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-            let connection = graceful.watch(connection);
+            let entered = shutdown.run_until_cancelled(connections.enter(limits.idle)).await;
+            let Some(connection) = entered.map(Arc::new) else { break };
+            let (router, place, keep_alive) =
+                (TowerToHyperService::new(router.clone()), connection.clone(), limits.keep_alive);
+            let service = service_fn(move |request| answer(router.clone(), place.clone(), keep_alive, request));
+            let served = graceful.watch(server.serve_connection(TokioIo::new(stream), service));
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection ended");
+                tokio::select! {
+                    () = connection.cut() => tracing::debug!("a connection made room or was too slow"),
+                    served = served => if let Err(error) = served {
+                        tracing::debug!(%error, "a connection ended");
+                    },
                 }
-                drop(permit);
             });
         }
         drop(listener);
         let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
         Ok(())
     }
+}
+
+async fn answer(
+    router: TowerToHyperService<Router>,
+    connection: Arc<Connection>,
+    keep_alive: Duration,
+    mut request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    connection.works();
+    request.extensions_mut().insert(connection.clone());
+    let answer = router.call(request).await;
+    connection.waits(keep_alive);
+    answer
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Errors as RFC 9457 problem JSON.
 
+use std::io::ErrorKind;
+
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use primal_core::error::LogError;
@@ -8,6 +10,9 @@ use serde_json::{Map, Value, json};
 use crate::draft::Reason;
 use crate::lines::{Cause, LinesError};
 use crate::{PublishError, Refused};
+
+/// Characters of a detail, at most.
+const MOST: usize = 1_000;
 
 /// A problem: the status, a short title that is always the same for its type, and what is wrong this time.
 #[derive(Debug)]
@@ -44,10 +49,13 @@ impl IntoResponse for Problem {
             "type": format!("urn:primalcore:problem:{}", self.kind),
             "title": self.title,
             "status": self.status.as_u16(),
-            "detail": self.detail,
+            "detail": short(self.detail),
         });
         if let Value::Object(members) = &mut body {
-            members.extend(self.more);
+            members.extend(self.more.into_iter().map(|(name, value)| match value {
+                Value::String(text) => (name, Value::String(short(text))),
+                other => (name, other),
+            }));
         }
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
@@ -105,12 +113,24 @@ impl From<LinesError> for Problem {
             }
             .with("line", line)
             .with("column", column),
-            Cause::Input(error) if error.kind() == std::io::ErrorKind::TimedOut => slow(),
+            Cause::Input(error) if error.kind() == ErrorKind::TimedOut => slow(),
+            Cause::Input(error) if error.kind() == ErrorKind::ResourceBusy => {
+                Problem::overloaded("too many bodies are being read at once")
+            }
             Cause::Input(error) => Problem::bad_request(error.to_string()),
             Cause::Log(error) => error.into(),
         };
         problem.with("sent", sent)
     }
+}
+
+/// Details repeat what was sent, which may be long; an answer is not.
+fn short(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MOST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// The client has stopped sending.

@@ -4,15 +4,17 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State as Given};
+use axum::extract::{Extension, Path, State as Given};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio_util::io::StreamReader;
 
+use super::connections::Connection;
 use super::problem::Problem;
 use super::{State, body, cloudevent};
 use crate::draft::Refused;
+use crate::line_reader::Bounds;
 use crate::lines::{self, How};
 use crate::{Draft, Receipt};
 
@@ -21,6 +23,7 @@ pub(crate) const OPENAPI: &str = include_str!("openapi.json");
 const LANES: usize = 4;
 
 type Shared = Given<Arc<State>>;
+type On = Extension<Arc<Connection>>;
 
 pub(crate) async fn index() -> Response {
     let body = json!({
@@ -32,16 +35,21 @@ pub(crate) async fn index() -> Response {
     json_response(StatusCode::OK, body.to_string())
 }
 
-pub(crate) async fn events(Given(state): Shared, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(crate) async fn events(
+    Given(state): Shared,
+    Extension(connection): On,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     let media = media_type(&headers);
     match media.as_str() {
-        "application/x-ndjson" | "application/ndjson" => ndjson(&state, body).await,
+        "application/x-ndjson" | "application/ndjson" => ndjson(&state, connection, body).await,
         "application/cloudevents+json" | "application/json" => {
-            let body = body::whole(&state, &headers, body, state.limits.body_bytes).await?;
+            let body = body::whole(&state, &connection, &headers, body, state.limits.body_bytes).await?;
             publish(&state, vec![cloudevent::one(&body.bytes)?]).await
         }
         "application/cloudevents-batch+json" => {
-            let body = body::whole(&state, &headers, body, state.limits.body_bytes).await?;
+            let body = body::whole(&state, &connection, &headers, body, state.limits.body_bytes).await?;
             publish(&state, cloudevent::batch(&body.bytes)?).await
         }
         other => {
@@ -54,22 +62,25 @@ pub(crate) async fn events(Given(state): Shared, headers: HeaderMap, body: Body)
     }
 }
 
-async fn ndjson(state: &Arc<State>, body: Body) -> Result<Response, Problem> {
-    let input = StreamReader::new(Box::pin(body::stream(state, body)));
+async fn ndjson(state: &State, connection: Arc<Connection>, body: Body) -> Result<Response, Problem> {
+    let input = StreamReader::new(Box::pin(body::stream(state, connection, body)));
     let how = How { concurrency: LANES, skip_bad: false };
-    let summary = lines::publish(&state.producer, input, how, Arc::new(|_| {})).await?;
+    let limits = &state.limits;
+    let bounds = Bounds { memory: state.bodies.clone(), line: limits.body, patience: limits.idle };
+    let summary = lines::publish_within(Some(bounds), &state.producer, input, how, Arc::new(|_| {})).await?;
     let body = json!({ "sent": summary.sent, "repeated": summary.repeated });
     Ok(json_response(StatusCode::CREATED, body.to_string()))
 }
 
 pub(crate) async fn put(
     Given(state): Shared,
+    Extension(connection): On,
     Path((collection, key)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let most = state.producer.options().max_event_bytes;
-    let body = body::whole(&state, &headers, body, most).await?;
+    let body = body::whole(&state, &connection, &headers, body, most).await?;
     let data = std::str::from_utf8(&body.bytes).map_err(|e| Refused::field("data", format!("not UTF-8: {e}")))?;
     let draft = Draft { op: Some("put".into()), data: Some(data.into()), ..entity(collection, key, &headers)? };
     publish(&state, vec![draft]).await
