@@ -2,12 +2,7 @@
 //! after each round everything acknowledged has to be in the log once and in every store as the log says. A program of
 //! its own, because it runs as long as it is told to: `cargo xtask crash --rounds 1000`.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::expect_used,
-    reason = "a test program that prints its findings"
-)]
+#![expect(clippy::print_stdout, clippy::expect_used, reason = "a test program that prints its findings")]
 
 mod plan;
 mod report;

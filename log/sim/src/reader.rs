@@ -37,7 +37,7 @@ impl PartitionReader for Reader {
             if has {
                 let drawn = self.process.draw();
                 self.process.step("fetch").await.map_err(unavailable)?;
-                let most = if drawn % 3 == 0 { 1 + (drawn >> 8) as usize % 3 } else { usize::MAX };
+                let most = if drawn.is_multiple_of(3) { 1 + (drawn >> 8) as usize % 3 } else { usize::MAX };
                 if let Some(log) = world.log().partition(&self.topic, self.partition) {
                     self.next = log.take(self.next, self.end, into, limits, most);
                 }
