@@ -179,7 +179,7 @@ fn string_digest(tag: u8, quoted: &str) -> Option<u128> {
 fn canonical_number(text: &str) -> Option<String> {
     let (sign, rest) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
     let (mantissa, exponent) = match rest.find(['e', 'E']) {
-        Some(at) => (rest.get(..at)?, rest.get(at + 1..)?.parse::<i64>().ok()?),
+        Some(at) => (rest.get(..at)?, rest.get(at + 1..)?.parse::<i128>().ok()?),
         None => (rest, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -188,7 +188,8 @@ fn canonical_number(text: &str) -> Option<String> {
         return None;
     }
     let significant = digits.trim_end_matches('0');
-    let exponent = exponent - fraction.len() as i64 + (digits.len() - significant.len()) as i64;
+    let exponent =
+        exponent.checked_sub(fraction.len() as i128)?.checked_add((digits.len() - significant.len()) as i128)?;
     let significant = significant.trim_start_matches('0');
     if significant.is_empty() { Some("0".to_owned()) } else { Some(format!("{sign}{significant}e{exponent}")) }
 }
@@ -208,6 +209,7 @@ mod tests {
             ("0.0", "-0"),
             ("-12.50", "-1250e-2"),
             ("{}", " { } "),
+            ("0.1e-9223372036854775808", "1e-9223372036854775809"),
         ];
         for (a, b) in same {
             assert_eq!(Digest::of_json(a), Digest::of_json(b), "{a} {b}");
@@ -243,6 +245,28 @@ mod tests {
             let value = serde_json::json!({ name.as_str(): numbers, "n": null });
             let (short, pretty) = (value.to_string(), serde_json::to_string_pretty(&value).unwrap());
             prop_assert_eq!(Digest::of_json(&short), Digest::of_json(&pretty));
+        }
+
+        #[test]
+        fn a_number_counts_by_its_value_and_every_digit_of_it_counts(
+            digits in "[1-9][0-9]{0,40}",
+            shift in 0usize..30,
+            changed in 0usize..41,
+        ) {
+            let of = |text: &str| Digest::of_json(&format!("[{text}]"));
+            let plain = of(&digits);
+            prop_assert_eq!(plain, of(&format!("{digits}.{}", "0".repeat(shift + 1))));
+            prop_assert_eq!(plain, of(&format!("{digits}{}E-{shift}", "0".repeat(shift))));
+            prop_assert_eq!(plain, of(&format!("0.{}{digits}e{}", "0".repeat(shift), digits.len() + shift)));
+            prop_assert_ne!(plain, of(&format!("-{digits}")));
+            let place = changed % digits.len();
+            let other = (digits.as_bytes()[place] - b'0' + 1) % 10;
+            prop_assert_ne!(plain, of(&format!("{}{other}{}", &digits[..place], &digits[place + 1..])));
+        }
+
+        #[test]
+        fn any_number_of_json_has_a_digest(text in "-?(0|[1-9][0-9]{0,3})(\\.[0-9]{1,4})?([eE][-+]?[0-9]{1,22})?") {
+            prop_assert_eq!(Digest::of_json(&format!("[{text}]")), Digest::of_json(&format!("[ {text}\n]")));
         }
     }
 }
