@@ -47,10 +47,10 @@ pub fn push(block: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
     match NAMES.iter().position(|known| *known == name) {
         Some(index) => block.push(index as u8 + 1),
         None => {
-            let name = name.as_bytes().get(..usize::from(u16::MAX)).unwrap_or(name.as_bytes());
+            let name = name.get(..name.floor_char_boundary(usize::from(u16::MAX))).unwrap_or_default();
             block.push(0);
             block.extend_from_slice(&(name.len() as u16).to_le_bytes());
-            block.extend_from_slice(name);
+            block.extend_from_slice(name.as_bytes());
         }
     }
     block.extend_from_slice(&value.map_or(NULL, |v| v.len() as u32).to_le_bytes());
@@ -136,7 +136,26 @@ mod tests {
         assert_eq!(headers.get("absent"), None);
     }
 
+    #[test]
+    fn a_name_that_is_too_long_does_not_hide_the_headers_behind_it() {
+        let mut block = Vec::new();
+        push(&mut block, &"é".repeat(40_000), Some(b"x"));
+        push(&mut block, ID, Some(b"1"));
+        assert_eq!(Headers::new(&block).text(ID), Some("1"));
+        assert_eq!(Headers::new(&block).next().unwrap().0.len(), 65_534);
+    }
+
     proptest! {
+        #[test]
+        fn headers_come_back_as_they_went(
+            all in prop::collection::vec((".{0,12}", prop::option::of(prop::collection::vec(any::<u8>(), 0..12))), 0..8),
+        ) {
+            let mut block = Vec::new();
+            all.iter().for_each(|(name, value)| push(&mut block, name, value.as_deref()));
+            let read: Vec<_> = Headers::new(&block).map(|(n, v)| (n.to_owned(), v.map(<[u8]>::to_vec))).collect();
+            prop_assert_eq!(read, all);
+        }
+
         #[test]
         fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(Headers::new(&bytes).count() <= bytes.len());
