@@ -323,5 +323,34 @@ mod tests {
                 let _ = (event.time(), event.primal(), event.object());
             }
         }
+
+        #[test]
+        fn any_headers_make_an_event_or_a_reason(
+            headers in prop::collection::vec((
+                prop::sample::select(vec!["ce_specversion", "ce_id", "ce_op", "ce_time", "ce_primal", "content-type", "x"]),
+                prop::option::of(prop_oneof![
+                    prop::sample::select(vec!["1.0", "append", "delete", "0.5,1,2", "NaN,inf,-0", "application/json", ""])
+                        .prop_map(|text| text.as_bytes().to_vec()),
+                    prop::collection::vec(any::<u8>(), 0..20),
+                ]),
+            ), 0..8),
+            value in prop::option::of("\\PC{0,20}"),
+        ) {
+            let mut records = Records::new();
+            records.push(0, Timestamp(7), Some(b"k"), value.as_ref().map(String::as_bytes), |block| {
+                header::push(block, header::SPEC_VERSION, Some(b"1.0"));
+                header::push(block, header::ID, Some(b"e"));
+                headers.iter().for_each(|(name, value)| header::push(block, name, value.as_deref()));
+            });
+            match EventRef::decode(records.get(0).unwrap()) {
+                Ok(event) => {
+                    prop_assert!(!event.id.is_empty() && (event.op == Op::Delete) == event.data.is_none());
+                    let primal = event.primal();
+                    prop_assert!(primal.alpha.is_finite() && primal.lambda.is_finite() && primal.k.is_finite());
+                    let _ = event.time();
+                }
+                Err(reason) => prop_assert!(!reason.is_empty()),
+            }
+        }
     }
 }

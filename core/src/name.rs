@@ -128,4 +128,15 @@ mod tests {
             assert!(check_key(bad).is_err());
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_good_name_is_plain_whatever_becomes_of_it(name in "[a-zA-Z0-9_.\"'` ;é-]{0,60}|[a-z][a-z0-9_-]{0,50}") {
+            if Collection::new(&name).is_ok() {
+                proptest::prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
+                let longest = format!("{name}__g{}", u32::MAX);
+                proptest::prop_assert!(longest.len() <= 63 && !name.contains("__"));
+            }
+        }
+    }
 }

@@ -261,6 +261,7 @@ fn sink(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn error(text: &str) -> String {
         match Config::parse("hub.yaml", text, &|_| None) {
@@ -353,5 +354,78 @@ sinks:
             password.starts_with("hub.yaml:3: sinks.s: `url` is no Redis address") && !password.contains("hunter2"),
             "{password}"
         );
+    }
+
+    const GOOD: &str = "\
+log: { kafka: { bootstrap: \"127.0.0.1:9092\", properties: { a: b } } }
+gateway: { listen: \"127.0.0.1:8080\", max_connections: 10 }
+collections:
+  flights: { partitions: 4, schema: ../examples/schemas/flights.json }
+primal: { alpha: 1, lambda: .inf, k: 0x1F }
+sinks:
+  pg:   { type: postgres, url: \"${PG_URL:-postgres://127.0.0.1/hub}\", projection: table, collections: [flights] }
+  file: { type: sqlite, path: a.sqlite, delivery: { batch_events: 3 } }
+";
+    const ODD: &[&str] = &[
+        "",
+        "{",
+        "}",
+        "[",
+        ": ",
+        "- ",
+        "&a ",
+        "*a",
+        "!!str ",
+        "---\n",
+        "\t",
+        "\0",
+        "${",
+        "${X}",
+        "\"",
+        "'",
+        "~",
+        "null",
+        "-1",
+        "99999999999999999999",
+        "1e400",
+        "|\n",
+        "é",
+        "? ",
+        "<<: ",
+        "%YAML 9",
+        "#",
+    ];
+
+    /// A config with pieces of it cut out and replaced.
+    fn mutated() -> impl Strategy<Value = String> {
+        let edit = (0..GOOD.len(), 0usize..12, prop::sample::select(ODD));
+        prop::collection::vec(edit, 1..6).prop_map(|edits| {
+            let mut text = GOOD.to_owned();
+            for (at, length, odd) in edits {
+                let start = text.floor_char_boundary(at);
+                let end = text.floor_char_boundary(start + length);
+                text.replace_range(start..end, odd);
+            }
+            text
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn any_text_is_a_config_or_a_mistake_with_its_line(
+            text in prop_oneof![mutated(), "\\PC{0,80}", "[a-z:{}\\[\\], \n&*!|>'\"-]{0,60}"],
+        ) {
+            // Building a store looks for a runtime.
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _guard = runtime.enter();
+            if let Err(error) = Config::parse("hub.yaml", &text, &|_| None) {
+                let line = error.line.unwrap_or_default();
+                prop_assert!(line >= 1 && line <= text.lines().count() + 1, "{error} in {text:?}");
+                let told = error.to_string();
+                prop_assert!(told.starts_with(&format!("hub.yaml:{line}: ")) && !error.message.is_empty(), "{told}");
+            }
+        }
     }
 }

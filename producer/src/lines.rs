@@ -248,6 +248,15 @@ async fn lane(
 }
 
 fn check(producer: &Producer, text: &[u8], number: u64) -> Result<Checked, Cause> {
+    producer.check(parse(text, number)?).map_err(|refused| Cause::Line {
+        line: number,
+        column: 1,
+        message: refused.to_string(),
+        refused: Some(Box::new(refused)),
+    })
+}
+
+fn parse(text: &[u8], number: u64) -> Result<Draft<'_>, Cause> {
     let at =
         |column: usize, message: String| Cause::Line { line: number, column: column.max(1), message, refused: None };
     let line: Line<'_> = serde_json::from_slice(text).map_err(|error| {
@@ -260,7 +269,7 @@ fn check(producer: &Producer, text: &[u8], number: u64) -> Result<Checked, Cause
         };
         at(error.column(), message)
     })?;
-    let draft = Draft {
+    Ok(Draft {
         collection: line.collection,
         key: line.key,
         op: line.op,
@@ -273,11 +282,29 @@ fn check(producer: &Producer, text: &[u8], number: u64) -> Result<Checked, Cause
         data_schema: line.dataschema,
         primal: line.primal,
         extensions: line.extensions.into_iter().collect(),
-    };
-    producer.check(draft).map_err(|refused| Cause::Line {
-        line: number,
-        column: 1,
-        message: refused.to_string(),
-        refused: Some(Box::new(refused)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_refused_with_its_place(
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+            members in prop::collection::vec(
+                (prop::sample::select(FIELDS), "\"\\PC{0,6}\"|[0-9]{1,3}|null|\\{\\}|\\["),
+                0..8,
+            ),
+        ) {
+            let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            for text in [bytes, format!("{{{}}}", members.join(",")).into_bytes()] {
+                if let Err(Cause::Line { line, column, message, .. }) = parse(&text, 9).map(drop) {
+                    prop_assert!(line == 9 && column >= 1 && !message.is_empty() && !message.contains(" at line "));
+                }
+            }
+        }
+    }
 }

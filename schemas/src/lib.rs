@@ -89,3 +89,65 @@ impl fmt::Debug for Schema {
         write!(f, "Schema({})", self.file)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const WORDS: &[&str] = &[
+        "type",
+        "properties",
+        "$ref",
+        "#/properties/a",
+        "#",
+        "format",
+        "date-time",
+        "integer",
+        "$id",
+        "a",
+        "_b",
+        "A",
+        "",
+    ];
+
+    /// JSON of the words that schemas are made of, rightly used or not.
+    fn json() -> impl Strategy<Value = Value> {
+        let word = || prop::sample::select(WORDS);
+        let leaf = prop_oneof![
+            word().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            Just(Value::Null),
+        ];
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            let member = (word().prop_map(str::to_owned), inner.clone());
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(Value::from),
+                prop::collection::vec(member, 0..5).prop_map(|all| Value::Object(all.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_is_a_schema_or_refused_and_so_is_any_payload(schema in json(), payload in json()) {
+            match Schema::parse("s.json", &schema.to_string()) {
+                Ok(schema) => {
+                    let _ = schema.validate(&payload.to_string());
+                    if let Ok(table) = schema.table() {
+                        let names: Vec<_> = table.columns().iter().map(|column| column.name.to_lowercase()).collect();
+                        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+                        prop_assert_eq!(names.len(), distinct.len());
+                    }
+                }
+                Err(error) => prop_assert!(error.to_string().starts_with("schema s.json: ")),
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_schema_or_refused(text in "\\PC{0,60}") {
+            let _ = Schema::parse("s.json", &text);
+        }
+    }
+}

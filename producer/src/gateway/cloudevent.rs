@@ -166,3 +166,36 @@ fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
         _ => Some(Cow::Borrowed(raw.get())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_an_event_says_is_read(id in "\\PC{1,20}", key in "\\PC{1,20}", value in "\\PC{0,20}", n in any::<i64>()) {
+            let event = serde_json::json!({
+                "specversion": "1.0", "id": id, "source": "/s", "type": "t", "collection": "c", "subject": key,
+                "extra": value, "n": n, "nothing": null, "data": { "value": value },
+            });
+            for text in [event.to_string(), serde_json::to_string_pretty(&event).unwrap()] {
+                let read = one(text.as_bytes()).unwrap();
+                prop_assert_eq!((read.id.as_deref(), &*read.key), (Some(&*id), &*key));
+                let data: serde_json::Value = serde_json::from_str(&read.data.unwrap()).unwrap();
+                prop_assert_eq!(&data["value"], &serde_json::json!(value));
+                let extra: Vec<_> = read.extensions.iter().map(|(n, v)| (&**n, v.to_string())).collect();
+                prop_assert_eq!(extra, [("extra", value.clone()), ("n", n.to_string())]);
+                prop_assert_eq!(batch(format!("[{text},{text}]").as_bytes()).unwrap().len(), 2);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+            text in "[\\[\\]{}:,\"a-z0-9.eE+\\\\ -]{0,60}",
+        ) {
+            let _ = (one(&bytes), batch(&bytes), one(text.as_bytes()), batch(text.as_bytes()));
+        }
+    }
+}

@@ -56,3 +56,39 @@ pub(crate) fn decode(identity: &str, text: &str) -> Option<Stored> {
         content: envelope.data.map_or(Content::Deleted, |data| Content::Document(data.get().to_owned())),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use primal_core::event::EventRef;
+    use primal_core::{Batch, Epochs, Records, header};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_an_event_says_comes_back(
+            key in "\\PC{1,20}",
+            id in "\\PC{1,20}",
+            kind in "\\PC{0,20}",
+            text in "\\PC{0,20}",
+        ) {
+            let data = serde_json::json!({ "s": text, "_version": 1 }).to_string();
+            let mut records = Records::new();
+            records.push(3, Timestamp(0), Some(key.as_bytes()), Some(data.as_bytes()), |block| {
+                header::push(block, header::SPEC_VERSION, Some(b"1.0"));
+                header::push(block, header::ID, Some(id.as_bytes()));
+                header::push(block, header::TYPE, Some(kind.as_bytes()));
+            });
+            let events = records.iter().map(|record| EventRef::decode(record).unwrap());
+            let batch = Batch::fold(0, &Epochs::first(1), Projection::Events, events).unwrap();
+            let stored = decode(&id, &encode(&batch.events[0], Projection::Events)).unwrap();
+            prop_assert_eq!((stored.version, stored.event_id), (batch.events[0].version, id));
+            prop_assert_eq!(stored.content, Content::Document(data));
+        }
+
+        #[test]
+        fn any_text_is_a_record_or_none(text in "\\PC{0,60}", tail in "[{}\":,0-9a-z_]{0,60}") {
+            let _ = (decode("k", &text), decode("k", &format!("{HEAD}{tail}")));
+        }
+    }
+}

@@ -222,4 +222,15 @@ mod tests {
         let error = layout.missing(&target(Projection::Document), &found, upper).unwrap_err().to_string();
         assert!(error.contains("_version") && error.contains("my-flights"), "{error}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_quoted_name_is_one_identifier_and_reads_as_it_was(name in "[a\"'`; é-]{0,20}|\\PC{0,20}") {
+            let quoted = quote(&name);
+            let inside = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap();
+            // Inside, quotes come in pairs only, so none of them ends it.
+            proptest::prop_assert!(!inside.replace("\"\"", "").contains('"'));
+            proptest::prop_assert_eq!(inside.replace("\"\"", "\""), name);
+        }
+    }
 }
