@@ -140,6 +140,7 @@ async fn odd_data_come_back_as_they_went(store: Store) -> Verdict {
         ),
         ("extra", r#"{"n":1,"unknown":{"deep":[1,2,{"x":null}]},"_more":true}"#),
         ("twice", r#"{"n":1,"n":2}"#),
+        ("names", r#"{"order":"select","Ключ 鍵":"","\"'`;--%$1\\{}":7,"_data":1,"":2,"N":3}"#),
         ("deep", &deep),
         ("large", &large),
     ];

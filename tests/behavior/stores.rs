@@ -80,6 +80,9 @@ pub fn table() -> Table {
         column("s", Kind::Text),
         column("at", Kind::Timestamp),
         column("j", Kind::Json),
+        column("order", Kind::Text),
+        column("Ключ 鍵", Kind::Text),
+        column("\"'`;--%$1\\{}", Kind::Integer),
     ])
 }
 

@@ -112,7 +112,7 @@ pub async fn endless_bodies(hub: SocketAddr) {
 /// Lines that do not end, from many connections, each sent as far as the hub takes it.
 pub async fn long_lines(hub: SocketAddr) {
     let mut pouring = JoinSet::new();
-    for number in 0..600 {
+    for number in 0..400 {
         pouring.spawn(async move {
             let Ok(mut stream) = connect(hub, number).await else { return 0 };
             if stream.write_all(LINES.as_bytes()).await.is_err() {
