@@ -12,7 +12,7 @@ use primal_core::error::LogError;
 use primal_core::event::{EventRef, Op};
 use primal_core::log::{EventLog, Limits};
 use primal_core::sink::Stored;
-use primal_core::{Digest, Epochs, Offset, Partition, Records, Sink, SinkError, Target, Version};
+use primal_core::{Digest, Epochs, Offset, Partition, Projection, Records, Sink, SinkError, Target, Version};
 use primal_runtime::dead_letter::{self, Origin};
 use serde::Serialize;
 
@@ -185,7 +185,7 @@ pub async fn verify(
             records.clear();
         }
     }
-    judge(entries, epochs, &oldest, &mut report);
+    judge(entries, target.projection, epochs, &oldest, &mut report);
     Ok(report)
 }
 
@@ -194,13 +194,10 @@ fn compare(entries: &mut HashMap<String, Entry>, target: &Target, event: &EventR
     let every = target.projection.keeps_every_event();
     let identity = if every { event.id } else { event.key };
     let entry = entries.entry_ref(identity).or_default();
-    // A repeated id is the same event; the first counts.
-    if every && entry.settled.is_some() {
-        return;
-    }
     entry.known = true;
-    // A key may have events in two partitions, where the partition count was changed.
-    if must && entry.settled.is_none_or(|(settled, _)| settled < version) {
+    // A repeated id is the same event, and the first counts; of a key's states the newest does, and a key may have events
+    // in two partitions, where the partition count was changed.
+    if must && entry.settled.is_none_or(|(settled, _)| !every && settled < version) {
         entry.settled = Some((version, every || event.op != Op::Delete));
     }
     if let Some((stored, digest, event_id)) = &entry.stored
@@ -214,7 +211,14 @@ fn compare(entries: &mut HashMap<String, Entry>, target: &Target, event: &EventR
     }
 }
 
-fn judge(entries: HashMap<String, Entry>, epochs: &Epochs, oldest: &BTreeMap<Partition, Offset>, report: &mut Report) {
+fn judge(
+    entries: HashMap<String, Entry>,
+    projection: Projection,
+    epochs: &Epochs,
+    oldest: &BTreeMap<Partition, Offset>,
+    report: &mut Report,
+) {
+    let every = projection.keeps_every_event();
     let mut sorted: Vec<_> = entries.into_iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
     // Below this, an event may have been in the log once.
@@ -224,7 +228,8 @@ fn judge(entries: HashMap<String, Entry>, epochs: &Epochs, oldest: &BTreeMap<Par
         match (&entry.stored, entry.settled) {
             (None, Some((version, true))) => report.missing.add(&key, Some(version), None),
             (None, _) => {}
-            (Some((stored, _, _)), Some((version, _))) if *stored < version => {
+            // Where every event is a record, the id that was repeated is no older than its repetition.
+            (Some((stored, _, _)), Some((version, _))) if *stored < version && !every => {
                 report.stale.add(&key, Some(version), Some(*stored));
             }
             (Some((stored, _, _)), _) => match entry.same {
