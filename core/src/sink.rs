@@ -256,8 +256,9 @@ pub trait Sink: Send + Sync {
     /// What the store remembers of how far this target is.
     async fn positions(&self, target: &Target) -> Result<Positions, SinkError>;
 
-    /// Applies a batch: each event where its version is above the stored one (or equal, in repair), each append that
-    /// is not there yet; and moves the position by compare-and-set, with the data where the class is transactional.
+    /// Applies a batch: each event where its version is above the stored one (or equal, in repair); where every event is a
+    /// record, each that is not there yet (in repair also where the stored version is equal or higher, because of events
+    /// with one id the first is the record); and moves the position by compare-and-set, with the data where the class is transactional.
     ///
     /// # Errors
     /// After any error the position has not moved, unless it was the answer that got lost; the next attempt is then fenced,

@@ -153,7 +153,9 @@ impl Sink for Memory {
         let newer = |version: Version, stored: Version| match (batch.mode, target.projection.keeps_every_event()) {
             (Mode::Apply, true) => false,
             (Mode::Apply, false) => version > stored,
-            (Mode::Repair, _) => version >= stored,
+            (Mode::Repair, false) => version >= stored,
+            // Of events with one id the first is the record.
+            (Mode::Repair, true) => version <= stored,
         };
         for record in written {
             match records.get_mut(&record.identity) {

@@ -259,6 +259,7 @@ impl Sink for Redis {
             Build::Named(_) => (0, "any"),
         };
         let mode = match (batch.mode, target.projection) {
+            (Mode::Repair, Projection::Events) => "first",
             (Mode::Repair, _) => "repair",
             (Mode::Apply, Projection::Events) => "append",
             (Mode::Apply, _) => "apply",

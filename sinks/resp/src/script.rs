@@ -7,8 +7,8 @@
 ///
 /// KEYS: positions hash, records hash, tombstones hash.
 /// ARGV: field of the live generation, the generation that must (not) be live, `live`/`beside`/`any`, position field or
-/// empty, expected position or empty, next position, `apply`/`repair`/`append`, then per event: identity, version, value,
-/// `1` for a delete.
+/// empty, expected position or empty, next position, `apply`/`repair`/`append`/`first` (repair of a projection of events),
+/// then per event: identity, version, value, `1` for a delete.
 /// Answer: the number of records written, or `fenced` and why.
 pub(crate) const WRITE: &str = r#"
 local live = redis.call('HGET', KEYS[1], ARGV[1]) or '1'
@@ -19,6 +19,7 @@ if ARGV[4] ~= '' then
   if at ~= ARGV[5] then return {err = 'FENCED the position is ' .. at .. ', expected ' .. ARGV[5]} end
 end
 local mode = ARGV[7]
+local every = mode == 'append' or mode == 'first'
 local tombstones = redis.call('EXISTS', KEYS[3]) == 1
 local applied = 0
 for i = 8, #ARGV, 4 do
@@ -31,10 +32,12 @@ for i = 8, #ARGV, 4 do
   end
   local stored = there and tonumber(string.match(there, '^{"_version":(%d+)')) or -1
   local write = stored < version
-  if mode == 'append' then write = not there elseif mode == 'repair' then write = stored <= version end
+  if mode == 'append' then write = not there
+  elseif mode == 'first' then write = not there or stored >= version
+  elseif mode == 'repair' then write = stored <= version end
   if write then
     applied = applied + 1
-    if delete and mode ~= 'append' then
+    if delete and not every then
       if there and not dead then redis.call('HDEL', KEYS[2], field) end
       redis.call('HSET', KEYS[3], field, value)
       tombstones = true

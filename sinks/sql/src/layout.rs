@@ -96,18 +96,20 @@ impl Layout {
     }
 
     /// What happens when the identity is there already: a higher version replaces the record (in repair an equal one
-    /// too); an event is never changed.
+    /// too); an event is never changed (in repair the first one of an id is written again).
     pub(crate) fn on_conflict(&self, place: &str, repair: bool) -> String {
-        if self.projection.keeps_every_event() && !repair {
-            return format!("ON CONFLICT ({}) DO NOTHING", quote(self.identity));
-        }
+        let comparison = match (self.projection.keeps_every_event(), repair) {
+            (true, false) => return format!("ON CONFLICT ({}) DO NOTHING", quote(self.identity)),
+            (true, true) => "<=",
+            (false, false) => ">",
+            (false, true) => ">=",
+        };
         let set = |column: &Column| format!("{0} = excluded.{0}", quote(&column.name));
         let others = self.columns.iter().filter(|column| column.name != self.identity);
         format!(
-            "ON CONFLICT ({}) DO UPDATE SET {} WHERE excluded.\"_version\" {} {place}.\"_version\"",
+            "ON CONFLICT ({}) DO UPDATE SET {} WHERE excluded.\"_version\" {comparison} {place}.\"_version\"",
             quote(self.identity),
             others.map(set).collect::<Vec<_>>().join(", "),
-            if repair { ">=" } else { ">" },
         )
     }
 
