@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use primal_core::error::LogError;
 use primal_core::log::{Change, Member, PartitionReader, Subscription, TopicPartition};
-use primal_core::{Offset, Topic};
+use primal_core::{Offset, Timestamp, Topic};
+use tokio::time::Instant;
 
 use crate::process::{Life, Process};
 use crate::reader::Reader;
@@ -34,6 +35,8 @@ struct Group {
     places: BTreeSet<TopicPartition>,
     seats: BTreeMap<String, Seat>,
     owners: BTreeMap<TopicPartition, String>,
+    /// When each partition was given to its owner.
+    given: BTreeMap<TopicPartition, Instant>,
     /// Asked back from their owners.
     leaving: BTreeSet<TopicPartition>,
     /// Lives that lost a partition without giving it up.
@@ -78,6 +81,9 @@ impl Group {
     }
 
     fn tell(&mut self, instance: &str, change: Change) {
+        if let Change::Assigned(places) = &change {
+            self.given.extend(places.iter().map(|place| (place.clone(), Instant::now())));
+        }
         if let Some(seat) = self.seats.get_mut(instance) {
             seat.changes.push_back(change);
         }
@@ -158,6 +164,15 @@ impl Process {
     /// What this process is to a partition in a group now.
     pub fn hold(&self, group: &str, place: &TopicPartition) -> Hold {
         self.world.groups().hold(&self.life, group, place)
+    }
+
+    /// Since when this process owns a partition, if it does.
+    pub fn owner_since(&self, group: &str, place: &TopicPartition) -> Option<Timestamp> {
+        let groups = self.world.groups();
+        if groups.hold(&self.life, group, place) != Hold::Owner {
+            return None;
+        }
+        groups.groups.get(group)?.given.get(place).map(|at| self.world.at(*at))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use primal_core::log::TopicSpec;
 use primal_core::{Clock, Env, Partition, Timestamp, Topic};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -74,7 +75,11 @@ impl World {
 
     /// The present moment.
     pub fn now(&self) -> Timestamp {
-        let passed = Instant::now().duration_since(self.dawn).as_micros();
+        self.at(Instant::now())
+    }
+
+    pub(crate) fn at(&self, moment: Instant) -> Timestamp {
+        let passed = moment.duration_since(self.dawn).as_micros();
         Timestamp(DAWN + i64::try_from(passed).unwrap_or(0))
     }
 
@@ -108,6 +113,11 @@ impl World {
     pub fn note(&self, what: u64) {
         let mut book = self.book();
         book.trace = mix(book.trace, what);
+    }
+
+    /// Makes a topic without being a process.
+    pub fn create(&self, topic: &Topic, spec: TopicSpec) {
+        self.log().create(topic, spec);
     }
 
     /// Looks at the records of a partition without being a process.

@@ -163,6 +163,10 @@ pub async fn foreign(setup: Setup, world: Arc<World>) {
             headers,
         };
         // Whether it was taken does not matter to anybody.
-        let _ = log.append(vec![record]).await;
+        tokio::select! {
+            biased;
+            () = process.died() => return,
+            _ = log.append(vec![record]) => {}
+        }
     }
 }

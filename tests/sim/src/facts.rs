@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use primal_core::event::{EventRef, Op};
 use primal_core::sink::Projection;
-use primal_core::{Offset, Partition, Records, Topic, Version};
+use primal_core::{Offset, Partition, Records, Timestamp, Topic, Version};
 use primal_log_sim::{Kept, World};
 
 use crate::setup::{SINK, Setup};
@@ -110,11 +110,14 @@ impl Facts {
         self.letters.len()
     }
 
-    /// The version behind which a key waits, if it is parked.
-    pub fn parked_since(&self, key: &str) -> Option<Version> {
+    /// The version behind which a key waits, if it was parked before a moment and still is.
+    pub fn parked_since(&self, key: &str, before: Timestamp) -> Option<Version> {
         let row = format!("{SINK}/{}/{key}", Setup::collection());
         let rows = self.world.records(&Topic::parked(), 0, 0);
         let last = rows.iter().rfind(|kept| kept.record.key.as_deref() == Some(row.as_bytes()))?;
+        if last.recorded >= before {
+            return None;
+        }
         String::from_utf8(last.record.value.clone()?).ok()?.parse().ok().map(Version)
     }
 

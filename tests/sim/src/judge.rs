@@ -2,20 +2,20 @@
 //! that is broken. What a class does not promise it does not ask: the late write of a worker that lost its partition is a
 //! named hole where the store compares nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use primal_core::batch::Mode;
 use primal_core::event::Op;
 use primal_core::log::TopicPartition;
 use primal_core::sink::{Build, Class, Content, Stored, Target};
-use primal_core::{Partition, Position, Version};
+use primal_core::{Partition, Position, Timestamp, Version};
 use primal_log_sim::{Hold, Process, World, hash};
 use primal_runtime::OnReject;
 use tokio_util::sync::CancellationToken;
 
 use crate::facts::{Fact, Facts, Why};
-use crate::setup::{GROUP, Setup};
+use crate::setup::{Action, GROUP, Setup};
 use crate::store::Records;
 
 /// A broken rule.
@@ -40,6 +40,8 @@ pub struct Writing {
     pub advancing: bool,
     /// How equal versions are treated.
     pub mode: Mode,
+    /// When the batch was handed to the sink.
+    pub began: Timestamp,
 }
 
 /// Watches one run.
@@ -105,7 +107,11 @@ impl Judge {
             return Hold::Owner;
         }
         let place = TopicPartition { topic: writing.target.collection.topic(), partition: writing.partition };
-        writing.process.hold(GROUP, &place)
+        match writing.process.owner_since(GROUP, &place) {
+            // It lost the partition and has it again; this is from before.
+            Some(since) if writing.began < since => Hold::Lost,
+            _ => writing.process.hold(GROUP, &place),
+        }
     }
 
     /// A record is about to change from `before` to `after`; `None` is no record.
@@ -134,8 +140,11 @@ impl Judge {
         }
         if let Some(before) = before {
             let fits = match (writing.mode, self.setup.projection.keeps_every_event()) {
-                (Mode::Repair, _) => version >= before.version,
+                (Mode::Repair, true) => version <= before.version,
+                (Mode::Repair, false) => version >= before.version,
                 (Mode::Apply, true) => false,
+                // Where nothing is compared, an attempt whose answer was lost is written again.
+                (Mode::Apply, false) if class == Class::Overwrite => version >= before.version,
                 (Mode::Apply, false) => version > before.version,
             };
             // Without a comparison in the store, what lies ahead of the position is written once more after a crash.
@@ -156,7 +165,11 @@ impl Judge {
         if !park || late || !live || !writing.advancing || self.inner().redriving {
             return;
         }
-        let since = self.with_facts(|facts| facts.parked_since(&fact.key));
+        // A worker reads which keys are parked when it is given a partition. What another parks after that, having lost the
+        // partition and not knowing it yet, comes too late.
+        let place = TopicPartition { topic: writing.target.collection.topic(), partition: writing.partition };
+        let Some(owner_since) = writing.process.owner_since(GROUP, &place) else { return };
+        let since = self.with_facts(|facts| facts.parked_since(&fact.key, owner_since));
         if let Some(since) = since.filter(|since| *since < fact.version()) {
             let (key, version) = (&fact.key, fact.version());
             self.broken("parked", format!("{key} got version {version}, though it is parked since {since}"));
@@ -242,10 +255,26 @@ impl Judge {
         }
         for (identity, before) in old {
             let after = new.get(identity).map(|stored| stored.version);
-            if after.is_none_or(|after| after < before.version) {
+            if after.is_none_or(|after| after < before.version) && !self.may_be_ahead(before) {
                 self.broken("swap", format!("{identity} went from version {} to {after:?}", before.version));
             }
         }
+    }
+
+    /// Whether a record may be there though its event has a dead letter: an event that was applied with those before it in
+    /// one batch may be parked behind one of them when it is delivered again in another, where the position comes after the
+    /// data; and a rebuild may have been ahead of the live generation, which then parked it.
+    pub fn may_be_ahead(&self, stored: &Stored) -> bool {
+        let twice = self.setup.class != Class::Transactional || self.setup.actions.contains(&Action::Shadow);
+        let offset = stored.version.0 as i64 - 1;
+        let parked = |facts: &Facts| {
+            let here = |(partition, all): (Partition, &[Fact])| {
+                all.iter().any(|fact| fact.offset == offset && fact.id == stored.event_id)
+                    && facts.letter(partition, offset) == Some(Why::Parked)
+            };
+            facts.partitions().any(here)
+        };
+        twice && self.with_facts(parked)
     }
 
     /// The log has an acknowledged event where the receipt says.
@@ -256,8 +285,21 @@ impl Judge {
         }
     }
 
-    /// Whether each event with an id of the client is in the log once.
+    /// Whether each event with an id of the client is in the log once, and those of a key in the client's order.
     pub fn published_once(&self) {
+        let number = |fact: &Fact| fact.id.strip_prefix('e').and_then(|number| number.parse::<u64>().ok());
+        let turned = self.with_facts(|facts| {
+            let mut last = BTreeMap::new();
+            let mut all = facts.partitions().flat_map(|(_, facts)| facts);
+            all.find(|fact| {
+                let Some(number) = number(fact) else { return false };
+                last.insert(fact.key.clone(), number).is_some_and(|before| before > number)
+            })
+            .cloned()
+        });
+        if let Some(fact) = turned {
+            self.broken("publish", format!("{} of {} is in the log behind a later one", fact.id, fact.key));
+        }
         let twice = self.with_facts(|facts| {
             let mut seen = BTreeSet::new();
             let all = facts.partitions().flat_map(|(_, facts)| facts);
@@ -279,7 +321,10 @@ impl Judge {
                 for fact in all.iter().filter(|fact| fact.op.is_some()) {
                     let first = facts.first_rejected(partition, &fact.key).is_some_and(|first| first < fact.offset);
                     let letter = facts.letter(partition, fact.offset);
-                    let stored = live.get(fact.identity(projection)).is_some_and(|s| s.version >= fact.version());
+                    let stored = match live.get(fact.identity(projection)) {
+                        Some(stored) => projection.keeps_every_event() || stored.version >= fact.version(),
+                        None => self.setup.class == Class::Overwrite,
+                    };
                     if first && letter.is_none() && !stored {
                         return Some(format!("{} at {}/{}", fact.key, partition, fact.offset));
                     }

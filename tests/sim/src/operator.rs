@@ -74,20 +74,23 @@ impl Operator {
         };
         let key = BTreeSet::from([format!("k{}", self.setup.seed % self.setup.keys)]);
         match action {
-            Action::Shadow => self.replay(&request(Mode::Shadow, BTreeSet::new())).await,
-            Action::Repair => self.replay(&request(Mode::Repair, BTreeSet::new())).await,
-            Action::RepairKey => self.replay(&request(Mode::Repair, key)).await,
+            Action::Shadow => self.replay(&request(Mode::Shadow, BTreeSet::new()), true).await,
+            Action::Repair => self.replay(&request(Mode::Repair, BTreeSet::new()), false).await,
+            Action::RepairKey => self.replay(&request(Mode::Repair, key), false).await,
             Action::Rollback => {
                 let request = request(Mode::Shadow, BTreeSet::new());
-                self.until_done("rollback", 1, async |replay: &Replay| replay.rollback(&request).await.map(|_| ()))
-                    .await;
+                self.until_done("rollback", 1, false, async |replay: &Replay| {
+                    replay.rollback(&request).await.map(|_| ())
+                })
+                .await;
             }
             Action::Verify => self.verify().await,
         }
     }
 
-    async fn replay(&self, request: &Request) {
-        self.until_done("replay", TRIES, async |replay: &Replay| {
+    /// A rebuild goes on from where it was, so it comes to its end; a repair begins anew, and may not.
+    async fn replay(&self, request: &Request, resumes: bool) {
+        self.until_done("replay", TRIES, resumes, async |replay: &Replay| {
             let plan = replay.plan(request).await?;
             replay.execute(request, &plan, Arc::new(Silent)).await.map(|_| ())
         })
@@ -105,11 +108,18 @@ impl Operator {
             into: None,
             restart: false,
         };
-        self.until_done("redrive", TRIES, async |replay: &Replay| replay.redrive(&request).await.map(|_| ())).await;
+        self.until_done("redrive", TRIES, true, async |replay: &Replay| replay.redrive(&request).await.map(|_| ()))
+            .await;
     }
 
-    /// Gives a command until it is done.
-    async fn until_done(&self, what: &str, tries: u64, command: impl AsyncFn(&Replay) -> Result<(), ReplayError>) {
+    /// Gives a command until it is done; it has to be, if `must`.
+    async fn until_done(
+        &self,
+        what: &str,
+        tries: u64,
+        must: bool,
+        command: impl AsyncFn(&Replay) -> Result<(), ReplayError>,
+    ) {
         for attempt in 0..tries {
             let process = self.world.process("operator");
             let done = async {
@@ -132,7 +142,7 @@ impl Operator {
                 Some(Err(_)) | None => tokio::time::sleep(Duration::from_millis(100 << attempt.min(5))).await,
             }
         }
-        if tries > 1 {
+        if must {
             self.judge.broken("stuck", format!("{what} was not done after {tries} attempts"));
         }
     }

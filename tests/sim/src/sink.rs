@@ -191,6 +191,7 @@ impl Sink for SimSink {
             partition: batch.partition,
             advancing: batch.advance.is_some(),
             mode: batch.mode,
+            began: self.process.world().now(),
         };
         match self.store.class {
             Class::Transactional => self.transaction(writing, batch).await,

@@ -84,7 +84,8 @@ impl Store {
         let newer = before.is_none_or(|before| match (writing.mode, every) {
             (Mode::Apply, true) => false,
             (Mode::Apply, false) => self.class == Class::Overwrite || change.version > before.version,
-            (Mode::Repair, _) => self.class == Class::Overwrite || change.version >= before.version,
+            (Mode::Repair, true) => change.version <= before.version,
+            (Mode::Repair, false) => self.class == Class::Overwrite || change.version >= before.version,
         });
         if !newer {
             return Ok(false);
