@@ -101,6 +101,23 @@ async fn repair_writes_equal_versions_again_and_leaves_newer_ones(store: Store) 
     Ok(())
 }
 
+async fn repair_of_events_keeps_the_first_of_an_id(store: Store) -> Verdict {
+    if !store.offers(Projection::Events) {
+        return Err(Lacks("the projection `events`"));
+    }
+    let target = store.target(Projection::Events);
+    store.sink.prepare(&target).await.unwrap();
+    let mut script = Script::of(&[("k", Some(A1))]);
+    script.push("k", Some(A2), &[(header::ID, "e0")]);
+    store.sink.write(&target, &script.batch(Projection::Events, 0..2)).await.unwrap();
+    for (range, applied) in [(1..2, 0), (0..1, 1), (0..2, 1)] {
+        let batch = script.batch(Projection::Events, range).repairing();
+        assert_eq!(store.sink.write(&target, &batch).await.unwrap().applied, applied);
+        assert_holds(&*store.sink, &target, &script).await;
+    }
+    Ok(())
+}
+
 async fn every_event_is_one_record_where_the_projection_says_so(store: Store) -> Verdict {
     if !store.offers(Projection::Events) {
         return Err(Lacks("the projection `events`"));
@@ -291,6 +308,7 @@ cases![
     batches_cut_anew_and_delivered_late_lose_to_what_is_newer,
     a_stale_put_does_not_bring_back_what_was_deleted,
     repair_writes_equal_versions_again_and_leaves_newer_ones,
+    repair_of_events_keeps_the_first_of_an_id,
     every_event_is_one_record_where_the_projection_says_so,
     odd_data_come_back_as_they_went,
     the_parameters_id_and_time_stand_beside_the_data,

@@ -37,6 +37,7 @@ const DOUBLES: &[Double] = &[
     double::<writing::NoTombstones>("a_stale_put_does_not_bring_back_what_was_deleted", "keeps no tombstones"),
     double::<writing::RepairsNothing>("repair_writes_equal_versions_again_and_leaves_newer_ones", "does not repair"),
     double::<writing::RepairsNewer>("repair_writes_equal_versions_again_and_leaves_newer_ones", "repairs newer ones too"),
+    double::<writing::RepairsNothing>("repair_of_events_keeps_the_first_of_an_id", "does not repair"),
     double::<writing::OneRecordAKey>("every_event_is_one_record_where_the_projection_says_so", "keeps one event of a key"),
     double::<writing::RepeatsAppends>("every_event_is_one_record_where_the_projection_says_so", "repeats appends"),
     double::<reading::NotUnicode>("odd_data_come_back_as_they_went", "mangles what is not ASCII"),

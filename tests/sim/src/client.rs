@@ -74,13 +74,7 @@ impl Client {
             let producer = Producer::new(log, vec![published], Options::default(), process.env());
             while number < self.setup.events {
                 let drawn = self.draw(0xc11, number);
-                tokio::time::sleep(Duration::from_millis(match drawn % 4 {
-                    0 => 0,
-                    1 => 3,
-                    2 => 40,
-                    _ => 400,
-                }))
-                .await;
+                tokio::time::sleep(Duration::from_millis((drawn % 4) * (mix(drawn, 9) % 140))).await;
                 let until = (number + 1 + mix(drawn, 1) % 4).min(self.setup.events);
                 let batch: Vec<Wanted> = (number..until).map(|number| self.wanted(number)).collect();
                 // Somebody asks again for what was answered, or twice at once.
