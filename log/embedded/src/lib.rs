@@ -93,7 +93,7 @@ impl EmbeddedLog {
         file::refresh(&pool, &shared).await?;
         let (appends, waiting) = mpsc::channel(1024);
         let connection = file::connect(&config.path).await?;
-        tokio::spawn(Writer::new(connection, shared.clone(), env).run(waiting));
+        tokio::spawn(Writer::new(config.path.clone(), connection, shared.clone(), env).run(waiting));
         let inner = Arc::new(Inner { path: config.path, pool, appends, shared, groups: Mutex::default() });
         tokio::spawn(file::watch(Arc::downgrade(&inner)));
         Ok(EmbeddedLog { inner })

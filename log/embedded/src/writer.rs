@@ -2,6 +2,7 @@
 //! together after the commit (group commit).
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use primal_core::error::LogError;
@@ -11,7 +12,7 @@ use primal_core::{Env, Offset, Partition, Topic};
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::file::failed;
+use crate::file::{self, failed};
 use crate::{Known, Shared, body};
 
 /// Bytes in one transaction, about.
@@ -25,6 +26,7 @@ pub(crate) struct Append {
 }
 
 pub(crate) struct Writer {
+    path: PathBuf,
     connection: SqliteConnection,
     shared: Arc<Shared>,
     env: Env,
@@ -41,8 +43,8 @@ struct Part<'a> {
 }
 
 impl Writer {
-    pub(crate) fn new(connection: SqliteConnection, shared: Arc<Shared>, env: Env) -> Self {
-        Writer { connection, shared, env, topics: HashMap::new(), turn: 0 }
+    pub(crate) fn new(path: PathBuf, connection: SqliteConnection, shared: Arc<Shared>, env: Env) -> Self {
+        Writer { path, connection, shared, env, topics: HashMap::new(), turn: 0 }
     }
 
     /// Works until the last handle is dropped.
@@ -142,6 +144,7 @@ impl Writer {
             }
         }
         let now = self.env.now().0;
+        self.recover().await?;
         let mut tx = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         let mut ends = Vec::with_capacity(parts.len());
         for ((topic, partition), (known, part)) in &parts {
@@ -176,6 +179,19 @@ impl Writer {
         tx.commit().await.map_err(failed)?;
         self.shared.ends().extend(ends);
         Ok(answers)
+    }
+}
+
+impl Writer {
+    /// Opens the file anew if the connection cannot leave its last transaction: where SQLite ended that by itself (a full
+    /// disk), sqlx's own rollback fails and it takes the transaction for open ever after.
+    async fn recover(&mut self) -> Result<(), LogError> {
+        // A rollback may be under way; what is asked next is answered after it.
+        let open = |connection: &SqliteConnection| connection.is_in_transaction();
+        if open(&self.connection) && (self.connection.ping().await.is_err() || open(&self.connection)) {
+            self.connection = file::connect(&self.path).await?;
+        }
+        Ok(())
     }
 }
 

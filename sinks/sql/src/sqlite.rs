@@ -78,6 +78,11 @@ impl Sqlite {
     /// The writing connection, with the hub's own tables in place.
     async fn writer(&self) -> Result<tokio::sync::MappedMutexGuard<'_, SqliteConnection>, SinkError> {
         let mut writer = self.writer.lock().await;
+        if let Some(connection) = writer.as_mut()
+            && is_stuck(connection).await
+        {
+            *writer = None;
+        }
         if writer.is_none() {
             if let Some(folder) = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
                 tokio::fs::create_dir_all(folder).await.map_err(|e| {
@@ -104,6 +109,13 @@ impl Sqlite {
     fn failed(&self, doing: &str, error: sqlx::Error) -> SinkError {
         failed(&self.path, doing, error)
     }
+}
+
+/// Whether a connection cannot leave its last transaction: where SQLite ended that by itself (a full disk), sqlx's own
+/// rollback fails and it takes the transaction for open ever after.
+async fn is_stuck(connection: &mut SqliteConnection) -> bool {
+    // A rollback may be under way; what is asked next is answered after it.
+    connection.is_in_transaction() && (connection.ping().await.is_err() || connection.is_in_transaction())
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
