@@ -119,7 +119,7 @@ impl Worker {
             status: Status::new(name, instance),
         };
         let feeds = feeds.into_iter().map(|feed| (feed.collection.clone(), feed)).collect();
-        let member = Member { group: format!("primalcore.{name}"), instance: format!("{name}.{instance}") };
+        let member = Member { group: group(name, &feeds), instance: format!("{name}.{instance}") };
         Ok(Worker { shared: Arc::new(shared), feeds, member })
     }
 
@@ -309,5 +309,14 @@ impl Worker {
                 let _ = handle.await;
             }
         }
+    }
+}
+
+/// The group of a sink. After a collection was renewed it is another one: a static member that comes back is given the
+/// partitions that it had, without anybody looking at how many there are by now.
+fn group(sink: &str, feeds: &BTreeMap<Collection, Feed>) -> String {
+    match feeds.values().map(|feed| feed.epochs.current().epoch).sum::<u64>() {
+        0 => format!("primalcore.{sink}"),
+        renewals => format!("primalcore.{sink}.{renewals}"),
     }
 }
