@@ -47,7 +47,7 @@ async fn a_store_in_trouble_holds_back_no_other() {
         phases.push(phase(&scene, &hub, None).await);
     }
     load.finish().await;
-    scene.is_well().await;
+    scene.is_well(&[&hub]).await;
     for Phase { weather, kept, per_second, resident_kb } in &phases {
         let weather = weather.unwrap_or("healthy");
         eprintln!(

@@ -4,6 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 #![expect(clippy::print_stderr, reason = "measurements, shown when a test fails and with --nocapture")]
 
+mod clock;
+mod disk;
 mod isolation;
+mod receipts;
 mod scene;
+mod worlds;
 mod zombies;

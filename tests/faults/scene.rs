@@ -1,9 +1,11 @@
 //! One test's world: topics, tables and files of its own over the servers of this process, and one test at a time.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use anyhow::Context;
 use primal_core::Env;
 use primal_hub::Config;
 use primal_tests::checks::{self, Books, Tally};
@@ -14,11 +16,13 @@ use tokio::sync::{Mutex, MutexGuard};
 /// How long anything may take to be well again.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct Scene {
+pub struct Scene<T = ()> {
     /// Unique; valid as a schema of PostgreSQL.
     pub id: String,
     config: String,
-    pub folder: tempfile::TempDir,
+    /// What was made in the folder first, and goes before it.
+    pub held: T,
+    _folder: tempfile::TempDir,
     /// The same config in this process.
     pub inside: primal_hub::Hub,
     pub ledger: Arc<Ledger>,
@@ -47,12 +51,20 @@ pub const EMBEDDED: &str = "log: { embedded: { path: \"{folder}/log.db\" } }\n";
 impl Scene {
     /// With a log and sinks, from the lines above; when it is this test's turn.
     pub async fn set(log: &str, partitions: u32, sinks: &[&str]) -> Self {
+        Scene::set_with(log, partitions, sinks, |_| ()).await
+    }
+}
+
+impl<T> Scene<T> {
+    /// The same, with something made in its folder before anything is opened.
+    pub async fn set_with(log: &str, partitions: u32, sinks: &[&str], make: impl FnOnce(&Path) -> T) -> Self {
         static TURN: Mutex<()> = Mutex::const_new(());
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let turn = TURN.lock().await;
         let servers = tokio::task::spawn_blocking(servers).await.unwrap();
         let id = format!("f{}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = tempfile::tempdir().unwrap();
+        let held = make(folder.path());
         let lines = format!("{log}{}sinks:\n{}", load::collections(folder.path(), partitions), sinks.concat());
         let config = lines
             .replace("{id}", &id)
@@ -62,7 +74,17 @@ impl Scene {
             .replace("{folder}", &folder.path().display().to_string());
         let inside = primal_hub::Hub::open(parsed(&config), Env::system()).await.unwrap();
         let direct = Way::Direct(Arc::new(inside.producer()));
-        Scene { id, config, folder, inside, ledger: Arc::default(), direct, _turn: turn }
+        Scene { id, config, held, _folder: folder, inside, ledger: Arc::default(), direct, _turn: turn }
+    }
+
+    /// The config opened once more, as a process that starts now would find everything.
+    pub async fn again(&self) -> primal_hub::Hub {
+        primal_hub::Hub::open(self.parsed(), Env::system()).await.unwrap()
+    }
+
+    /// Its config.
+    pub fn parsed(&self) -> Config {
+        parsed(&self.config)
     }
 
     /// A hub as a process, with that name in its groups.
@@ -78,8 +100,9 @@ impl Scene {
     }
 
     /// Everything is acknowledged, applied, and as the log says, and each event is in the log once.
-    pub async fn is_well(&self) {
-        checks::caught_up(&self.inside, PATIENCE).await.unwrap();
+    pub async fn is_well(&self, hubs: &[&Hub]) {
+        let logs = || hubs.iter().map(|hub| hub.log()).collect::<Vec<_>>().join("\n--- the next hub\n");
+        checks::caught_up(&self.inside, PATIENCE).await.with_context(logs).unwrap();
         let events = self.ledger.events();
         assert_eq!(events, self.ledger.acknowledged());
         assert_eq!(Books::default().tally(&self.inside, events).await.unwrap(), Tally::default());
@@ -87,6 +110,6 @@ impl Scene {
     }
 }
 
-pub fn parsed(config: &str) -> Config {
+fn parsed(config: &str) -> Config {
     Config::parse("primalcore.yaml", config, &|_| None).unwrap()
 }

@@ -71,7 +71,7 @@ async fn a_worker_frozen_in_the_midst_of_a_write_is_harmless_when_it_wakes() {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     load.finish().await;
-    scene.is_well().await;
+    scene.is_well(&hubs.each_ref()).await;
     let fenced = hubs.iter().map(|hub| hub.log().matches("fenced").count()).sum::<usize>();
     eprintln!(
         "{midst} of 2 freezes in the midst of a write; {fenced} late writes were fenced; {} events",
@@ -107,7 +107,7 @@ async fn rolling_restarts_stall_nothing_and_double_nothing() {
     tokio::time::sleep(Duration::from_secs(9)).await;
     let gone = watch.finish().await;
     load.finish().await;
-    scene.is_well().await;
+    scene.is_well(&hubs.each_ref()).await;
     let (rolling, gone) = (rolling.as_secs_f64(), gone.as_secs_f64());
     let events = scene.ledger.events();
     eprintln!(

@@ -59,10 +59,30 @@ impl Hub {
     }
 
     /// Starts `primalcore run`.
+    ///
+    /// # Panics
+    /// It does not start.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with further arguments.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_with(&mut self, arguments: &[&str]) {
         let log = std::fs::File::create(self.folder.path().join("hub.log")).unwrap();
-        let child = Command::new(program("primalcore")).arg("run").current_dir(&self.folder).stderr(log).spawn();
+        let mut command = Command::new(program("primalcore"));
+        let child = command.arg("run").args(arguments).current_dir(&self.folder).stderr(log).spawn();
         self.running = Some(child.unwrap());
+    }
+
+    /// Whether the process that was started is still there.
+    ///
+    /// # Panics
+    /// None was started.
+    pub fn is_running(&mut self) -> bool {
+        self.running.as_mut().unwrap().try_wait().unwrap().is_none()
     }
 
     /// What the running hub has said.
