@@ -7,13 +7,12 @@ use primal_core::error::LogError;
 use primal_core::log::{Extent, TopicSpec};
 use primal_core::{Offset, Timestamp, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset as At, TopicPartitionList};
 
-use crate::{Config, failed};
+use crate::{Config, Quiet, failed};
 
 pub(crate) const CALL: Duration = Duration::from_secs(10);
 /// Between two looks at something that the brokers are about to do.
@@ -21,18 +20,18 @@ const SOON: Duration = Duration::from_millis(50);
 
 pub(crate) struct Admin {
     config: Arc<Config>,
-    admin: AdminClient<DefaultClientContext>,
+    admin: AdminClient<Quiet>,
     /// Asks for metadata and offsets; never consumes.
-    consumer: Arc<BaseConsumer>,
+    consumer: Arc<BaseConsumer<Quiet>>,
 }
 
 impl Admin {
     pub(crate) fn new(config: Arc<Config>) -> Result<Self, LogError> {
         let client = config.client();
-        let admin = client.create().map_err(|e| failed(None, &e))?;
+        let admin = client.create_with_context(Quiet).map_err(|e| failed(None, &e))?;
         let mut client = config.client();
         client.set("group.id", "primalcore.admin").set("allow.auto.create.topics", "false");
-        let consumer: BaseConsumer = client.create().map_err(|e| failed(None, &e))?;
+        let consumer: BaseConsumer<Quiet> = client.create_with_context(Quiet).map_err(|e| failed(None, &e))?;
         Ok(Admin { config, admin, consumer: Arc::new(consumer) })
     }
 
@@ -121,7 +120,7 @@ impl Admin {
 
     async fn blocking<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&BaseConsumer) -> Result<T, KafkaError> + Send + 'static,
+        call: impl FnOnce(&BaseConsumer<Quiet>) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, KafkaError> {
         let consumer = self.consumer.clone();
         match tokio::task::spawn_blocking(move || call(&consumer)).await {
@@ -133,7 +132,7 @@ impl Admin {
 
 /// One request to each broker, however many partitions there are: for partition 0, 1, … the first offset at or after a
 /// time (`Offset` of so many milliseconds), or its beginning or end. `None` where there is nothing.
-fn offsets(consumer: &BaseConsumer, topic: &str, at: Vec<At>) -> Result<Vec<Option<Offset>>, KafkaError> {
+fn offsets(consumer: &BaseConsumer<Quiet>, topic: &str, at: Vec<At>) -> Result<Vec<Option<Offset>>, KafkaError> {
     let mut wanted = TopicPartitionList::with_capacity(at.len());
     for (partition, at) in (0..).zip(&at) {
         wanted.add_partition_offset(topic, partition, *at)?;
@@ -159,6 +158,9 @@ fn is_settling(error: &KafkaError) -> bool {
         Some(
             RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::UnknownLeaderEpoch
+                | RDKafkaErrorCode::OffsetNotAvailable
                 | RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownPartition
         )

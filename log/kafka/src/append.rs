@@ -15,7 +15,7 @@ use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, NoCustomPartitioner, ProducerContext, ThreadedProducer};
 use tokio::sync::Notify;
 
-use crate::{Config, failed};
+use crate::{Config, Quiet, failed};
 
 /// How long to wait for room in the producer's queue before looking again.
 const FULL: Duration = Duration::from_millis(1);
@@ -40,7 +40,11 @@ struct Ticket {
 
 struct Context;
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        Quiet.error(error, reason);
+    }
+}
 
 impl ProducerContext<NoCustomPartitioner> for Context {
     type DeliveryOpaque = Box<Ticket>;

@@ -15,7 +15,9 @@ use primal_core::error::{AppendError, LogError};
 use primal_core::log::{Appended, EventLog, Extent, Member, PartitionReader, Subscription, TopicSpec};
 use primal_core::record::NewRecord;
 use primal_core::{Offset, Partition, Timestamp, Topic};
+use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Deserialize;
 
@@ -64,6 +66,18 @@ impl Config {
         format!("{}{topic}", self.topic_prefix)
     }
 }
+
+/// What goes wrong comes back with a call and is told by whoever made it; and that a partition has no more for now, which
+/// librdkafka reports as an error too, is none.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
 
 /// The log on Kafka. Clones share their clients.
 #[derive(Clone)]

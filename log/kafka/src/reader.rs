@@ -9,28 +9,15 @@ use async_trait::async_trait;
 use primal_core::error::LogError;
 use primal_core::log::{Limits, PartitionReader};
 use primal_core::{Offset, Partition, Records, Timestamp, Topic, header};
-use rdkafka::client::ClientContext;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset as At, TopicPartitionList};
 use tokio::sync::Notify;
 
 use crate::admin::{Admin, CALL};
-use crate::{Config, failed, out_of_range};
-
-/// What goes wrong comes with a fetch; and that a partition has no more for now, which librdkafka reports as an error,
-/// is none.
-pub(crate) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka");
-    }
-}
-
-impl ConsumerContext for Quiet {}
+use crate::{Config, Quiet, failed, out_of_range};
 
 /// A consumer that partitions can be added to and taken from.
 #[derive(Clone)]
