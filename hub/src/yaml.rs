@@ -3,6 +3,11 @@
 use primal_core::settings::{Node, Value};
 use primal_core::{Settings, SettingsError};
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, ScalarStyle, YamlData};
+use saphyr_parser::{Event, Parser};
+
+/// The deepest nesting that is read; a tree is walked by recursion.
+const MAX_DEPTH: usize = 64;
+const FOREIGN: &str = "tags and aliases are not understood here";
 
 /// Reads a document. `variables` looks up the environment.
 pub(crate) fn parse(
@@ -16,6 +21,7 @@ pub(crate) fn parse(
         path: String::new(),
         message,
     };
+    check_shape(text).map_err(|(line, message)| error(line, message))?;
     let documents = MarkedYaml::load_from_str(text)
         .map_err(|e| error(e.marker().line(), format!("not YAML: {} (column {})", e.info(), e.marker().col() + 1)))?;
     let node = match documents.as_slice() {
@@ -24,6 +30,24 @@ pub(crate) fn parse(
         [_, second, ..] => return Err(error(second.span.start.line(), "one document is expected, not several".into())),
     };
     Ok(Settings::new(file, "", node))
+}
+
+/// Refuses what would make the tree too deep or, by aliases of aliases, too large. Other mistakes are left to the loader.
+fn check_shape(text: &str) -> Result<(), (usize, String)> {
+    let mut depth = 0usize;
+    for event in Parser::new_from_str(text) {
+        match event {
+            Ok((Event::SequenceStart(..) | Event::MappingStart(..), span)) if depth == MAX_DEPTH => {
+                return Err((span.start.line(), format!("nested deeper than {MAX_DEPTH} levels")));
+            }
+            Ok((Event::Alias(_), span)) => return Err((span.start.line(), FOREIGN.to_owned())),
+            Ok((Event::SequenceStart(..) | Event::MappingStart(..), _)) => depth += 1,
+            Ok((Event::SequenceEnd | Event::MappingEnd, _)) => depth = depth.saturating_sub(1),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(())
 }
 
 fn convert(yaml: &MarkedYaml<'_>, variables: &dyn Fn(&str) -> Option<String>) -> Result<Node, (usize, String)> {
@@ -43,7 +67,7 @@ fn convert(yaml: &MarkedYaml<'_>, variables: &dyn Fn(&str) -> Option<String>) ->
             }
             Value::Map(converted)
         }
-        _ => return Err((line, "tags and aliases are not understood here".to_owned())),
+        _ => return Err((line, FOREIGN.to_owned())),
     };
     Ok(Node { line, value })
 }
@@ -120,5 +144,21 @@ mod tests {
         assert!(error.to_string().starts_with("hub.yaml:2"), "{error}");
         let error = parse("hub.yaml", "a: 1\na: 2\n", &variables).unwrap_err();
         assert!(error.to_string().contains("hub.yaml:2: not YAML: duplicated key"), "{error}");
+    }
+
+    #[test]
+    fn aliases_cannot_multiply() {
+        let mut laughs = "a0: &a0 [x, x]\n".to_owned();
+        (1..40).for_each(|i| laughs += &format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1));
+        let error = parse("hub.yaml", &laughs, &variables).unwrap_err();
+        assert_eq!(error.to_string(), "hub.yaml:2: tags and aliases are not understood here");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_not_followed() {
+        for deep in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000), "? ".repeat(100_000)] {
+            let error = parse("hub.yaml", &deep, &variables).unwrap_err();
+            assert!(error.to_string().starts_with("hub.yaml:1"), "{error}");
+        }
     }
 }
