@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 pub struct Hub {
     pub address: SocketAddr,
-    folder: tempfile::TempDir,
+    folder: PathBuf,
     process: Child,
+    _own: Option<tempfile::TempDir>,
 }
 
 /// Resident memory in MB.
@@ -25,21 +26,29 @@ impl fmt::Display for Memory {
 }
 
 impl Hub {
+    /// On empty data of its own.
     pub async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let own = tempfile::tempdir().unwrap();
+        let mut hub = Hub::start_in(own.path()).await;
+        hub._own = Some(own);
+        hub
+    }
+
+    /// On data in a folder that outlives it.
+    pub async fn start_in(folder: &Path) -> Self {
         // Test binaries lie in target/<profile>/deps; the programs one folder up.
         let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("primalcore");
         assert!(program.exists(), "{} is missing: `cargo build -p primalcore --bins` makes it", program.display());
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let log = std::fs::File::create(folder.path().join("hub.log")).unwrap();
+        let log = std::fs::File::create(folder.join("hub.log")).unwrap();
         let process = Command::new(program)
             .args(["dev", "--listen", &free.to_string(), "--collections", "things"])
-            .current_dir(&folder)
+            .current_dir(folder)
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let hub = Hub { address: free, folder, process };
+        let hub = Hub { address: free, folder: folder.to_owned(), process, _own: None };
         for _ in 0..200 {
             if tokio::net::TcpStream::connect(free).await.is_ok() {
                 return hub;
@@ -49,8 +58,13 @@ impl Hub {
         panic!("the hub did not start: {}", hub.log());
     }
 
+    /// Ends it with SIGKILL.
+    pub fn kill(self) {
+        drop(self);
+    }
+
     pub fn log(&self) -> String {
-        std::fs::read_to_string(PathBuf::from(self.folder.path()).join("hub.log")).unwrap_or_default()
+        std::fs::read_to_string(self.folder.join("hub.log")).unwrap_or_default()
     }
 
     pub fn memory(&self) -> Memory {

@@ -11,7 +11,9 @@
 
 mod attacks;
 mod hub;
+mod parsing;
 mod probe;
+mod receipts;
 
 use std::time::Duration;
 
