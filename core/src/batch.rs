@@ -99,8 +99,10 @@ impl<'a> Batch<'a> {
         projection: Projection,
         events: impl IntoIterator<Item = EventRef<'a>>,
     ) -> Result<Self, Vec<Rejected>> {
-        let mut kept: Vec<EventRef<'a>> = Vec::new();
-        let mut places: HashMap<&str, usize> = HashMap::new();
+        let events = events.into_iter();
+        let (most, _) = events.size_hint();
+        let mut kept: Vec<EventRef<'a>> = Vec::with_capacity(most);
+        let mut places: HashMap<&str, usize> = HashMap::with_capacity(most);
         let every = projection.keeps_every_event();
         let mut dropped = 0;
         for event in events {
