@@ -1,5 +1,6 @@
 //! A running hub: the gateway and one worker per sink. A sink that stops does not stop the others.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -7,7 +8,7 @@ use primal_producer::Producer;
 use primal_producer::gateway::{Gateway, Hub as Told, Later, Limits};
 use primal_runtime::WorkerError;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ use crate::status;
 /// A hub at work.
 pub struct Running {
     /// Where the gateway listens, if there is one.
-    pub listen: Option<std::net::SocketAddr>,
+    pub listen: Option<SocketAddr>,
     /// What publishes to it.
     pub producer: Arc<Producer>,
     shutdown: CancellationToken,
@@ -48,8 +49,7 @@ impl Running {
         }
         let (mut listen, mut gateway) = (None, None);
         if let Some(config) = &hub.config.gateway {
-            let listener = TcpListener::bind(config.listen)
-                .await
+            let listener = bound(config.listen)
                 .map_err(|e| HubError::Usage(format!("the gateway cannot listen on {}: {e}", config.listen)))?;
             listen = listener.local_addr().ok();
             let connections = files::room_for(config.max_connections);
@@ -93,6 +93,18 @@ impl Running {
     }
 }
 
+/// Clients that have connected and were not accepted yet; the system may allow fewer. Beyond that the kernel drops what a
+/// client sends, and the client tries again only after a second.
+const BACKLOG: u32 = 4_096;
+
+fn bound(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restarted hub does not wait for connections of the one before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// The process has one recorder; a second hub in it (tests) shares the first one's.
 fn metrics() -> PrometheusHandle {
     static HANDLE: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
@@ -133,5 +145,24 @@ impl Told for Teller {
                 Err(error) => json!({ "error": error.to_string() }),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_clients_is_connected_before_any_is_accepted() {
+        let listener = bound(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let burst = async {
+            let mut clients = Vec::new();
+            // Linux allows 4,096 unless it was told otherwise.
+            for _ in 0..1_000 {
+                clients.push(tokio::net::TcpStream::connect(address).await.unwrap());
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_millis(900), burst).await.unwrap();
     }
 }
