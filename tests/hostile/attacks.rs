@@ -32,11 +32,11 @@ fn chunk(bytes: &[u8]) -> Vec<u8> {
 /// Sends until the other side has had enough, or for so many bytes or so long; how many bytes that were.
 async fn pour(stream: &mut TcpStream, piece: &[u8], most: usize, time: Duration) -> usize {
     let (mut sent, until) = (0, Instant::now() + time);
-    while sent < most && Instant::now() < until {
-        match timeout(Duration::from_secs(1), stream.write_all(piece)).await {
-            Ok(Ok(())) => sent += piece.len(),
-            Ok(Err(_)) => break,
-            Err(_) => {}
+    // The last piece is sent whole where the other side takes it.
+    while (sent < most && Instant::now() < until) || sent % piece.len() != 0 {
+        match timeout(Duration::from_secs(5), stream.write(&piece[sent % piece.len()..])).await {
+            Ok(Ok(written)) if written > 0 => sent += written,
+            _ => break,
         }
     }
     sent
