@@ -1,13 +1,18 @@
 //! `primalcore run`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
-use primal_hub::{Hub, Running};
+use primal_core::Env;
+use primal_hub::{Hub, HubError, Running};
 use tokio_util::sync::CancellationToken;
 
 use crate::output::remark;
 use crate::{ConfigFile, Failure, Outcome, interrupted};
+
+/// Between two tries to reach the log when the hub starts.
+const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(crate) struct Run {
@@ -20,11 +25,30 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) async fn run(self) -> Outcome {
-        let hub = Arc::new(self.config.open().await?);
         let shutdown = interrupted();
+        loop {
+            match self.start(&shutdown).await {
+                Ok((hub, running)) => {
+                    announce(&hub, &running);
+                    return finish(running, shutdown).await;
+                }
+                // Machines come up in any order.
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(%error, "the log cannot be reached yet; trying again");
+                    if shutdown.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn start(&self, shutdown: &CancellationToken) -> Result<(Arc<Hub>, Running), HubError> {
+        let config = self.config.load().map_err(|failure| HubError::Usage(failure.message))?;
+        let hub = Arc::new(Hub::open(config, Env::system()).await?);
         let running = Running::start(hub.clone(), &self.sinks, shutdown.clone()).await?;
-        announce(&hub, &running);
-        finish(running, shutdown).await
+        Ok((hub, running))
     }
 }
 

@@ -35,6 +35,16 @@ pub enum HubError {
     Sink(#[from] SinkError),
 }
 
+impl HubError {
+    /// Whether the same call may succeed later by itself: the log cannot be reached now.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            HubError::Log(error) | HubError::Lives(LivesError::Log(error)) => error.is_passing(),
+            HubError::Usage(_) | HubError::Lives(_) | HubError::Sink(_) => false,
+        }
+    }
+}
+
 impl From<VerifyError> for HubError {
     fn from(error: VerifyError) -> Self {
         match error {
