@@ -2,7 +2,6 @@
 //! lost something, and what a receipt is worth. The tests measure and kill, so they run one after the other.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
-#![expect(clippy::print_stderr, reason = "measurements, shown when a test fails and with --nocapture")]
 
 mod clock;
 mod disk;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::hub::Hub;
+use primal_tests::Hub;
 
 /// JSON Schema calls this an integer; no 64-bit column can hold it.
 const TOO_LARGE: &str = "9223372036854775808";
