@@ -1,8 +1,6 @@
 //! The simulation of itself: equal seeds are equal runs, bugs on purpose are found, what was found once stays mended, and a
 //! failing run shrinks to one that fails in the same way.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
-
 use primal_sim::{Bug, Setup, run, shrink};
 
 /// Seeds that showed a bug of the product, now mended, and what it was.
