@@ -62,6 +62,7 @@ impl PartitionTask {
             let error = match self.store_position().await {
                 Ok((target, position)) => {
                     permit.answered();
+                    self.learn_parked().await?;
                     let offset = self.resume_at(position).await?;
                     self.shared.status.set(State::Running, None);
                     return Ok((target, position, offset));
@@ -84,6 +85,18 @@ impl PartitionTask {
         sink.prepare(&target).await?;
         let position = sink.positions(&target).await?.get(&self.place.partition).copied();
         Ok((target, position))
+    }
+
+    /// Reads which keys are parked, after the position was: what was parked by then was parked before the position moved
+    /// over it, and whoever moves it further fences this task, which then comes here again.
+    async fn learn_parked(&self) -> Result<(), Ended> {
+        loop {
+            match self.shared.parked.refresh(&*self.shared.log).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_passing() => self.wait_for_log(&error).await?,
+                Err(error) => return Err(Ended::Failed(error.to_string())),
+            }
+        }
     }
 
     /// Where to read from, or why the log cannot serve that.

@@ -215,10 +215,7 @@ impl Worker {
                 () = shutdown.cancelled() => return Ok(()),
                 Some(reason) = failures.recv() => return Err(Left::Failed(reason)),
                 change = subscription.next() => match change? {
-                    Change::Assigned(places) => {
-                        self.shared.parked.refresh(&*self.shared.log).await?;
-                        self.assign(&places, tasks, &starts, &failed);
-                    }
+                    Change::Assigned(places) => self.assign(&places, tasks, &starts, &failed),
                     Change::Revoked(places) | Change::Lost(places) => {
                         self.drain(tasks, &places).await;
                         let _ = subscription.commit(&self.shared.status.take_offsets()).await;
