@@ -139,6 +139,11 @@ impl Process {
         self.world.expel_later(&self.life);
     }
 
+    /// Whether it was ended.
+    pub fn is_over(&self) -> bool {
+        self.life.died.is_cancelled()
+    }
+
     /// Waits until it was ended.
     pub async fn died(&self) {
         self.life.died.cancelled().await;

@@ -100,6 +100,12 @@ impl Facts {
         facts.binary_search_by_key(&offset, |fact| fact.offset).ok().and_then(|index| facts.get(index))
     }
 
+    /// The partition that has an event at an offset.
+    pub fn partition_of(&self, offset: Offset, id: &str) -> Option<Partition> {
+        let here = |(_, all): &(Partition, &[Fact])| all.iter().any(|fact| fact.offset == offset && fact.id == id);
+        self.partitions().find(here).map(|(partition, _)| partition)
+    }
+
     /// Why the event at a place has a dead letter, if it has one.
     pub fn letter(&self, partition: Partition, offset: Offset) -> Option<Why> {
         self.letters.get(&(partition, offset)).copied()

@@ -104,7 +104,7 @@ impl Judge {
     /// What the writer of a live generation is to its partition.
     fn hold(&self, writing: &Writing) -> Hold {
         if !writing.advancing || !matches!(writing.target.build, Build::Live(_)) {
-            return Hold::Owner;
+            return if writing.process.is_over() { Hold::Lost } else { Hold::Owner };
         }
         let place = TopicPartition { topic: writing.target.collection.topic(), partition: writing.partition };
         match writing.process.owner_since(GROUP, &place) {
@@ -165,8 +165,8 @@ impl Judge {
         if !park || late || !live || !writing.advancing || self.inner().redriving {
             return;
         }
-        // A worker reads which keys are parked when it is given a partition. What another parks after that, having lost the
-        // partition and not knowing it yet, comes too late.
+        // A worker reads which keys are parked after the position. What another parks after that, having lost the partition
+        // and not knowing it yet, comes too late.
         let place = TopicPartition { topic: writing.target.collection.topic(), partition: writing.partition };
         let Some(owner_since) = writing.process.owner_since(GROUP, &place) else { return };
         let since = self.with_facts(|facts| facts.parked_since(&fact.key, owner_since));
@@ -247,15 +247,17 @@ impl Judge {
         })
     }
 
-    /// Another generation is about to become live.
-    pub fn swapped(&self, old: &Records, new: &Records, caught_up: bool) {
+    /// Another generation is about to become live. `settled` says whether the old one's position covers a record.
+    pub fn swapped(&self, old: &Records, new: &Records, settled: impl Fn(&Stored) -> bool, caught_up: bool) {
         self.world.note(hash("swapped"));
         if !caught_up || self.setup.class == Class::Overwrite {
             return;
         }
         for (identity, before) in old {
             let after = new.get(identity).map(|stored| stored.version);
-            if after.is_none_or(|after| after < before.version) && !self.may_be_ahead(before) {
+            // Where the position comes after the data, the live generation may be ahead of it.
+            let ahead = self.setup.class != Class::Transactional && !settled(before);
+            if after.is_none_or(|after| after < before.version) && !ahead && !self.may_be_ahead(before) {
                 self.broken("swap", format!("{identity} went from version {} to {after:?}", before.version));
             }
         }

@@ -131,6 +131,8 @@ impl Operator {
                 () = process.died() => None,
                 ended = done => Some(ended),
             };
+            // What it has sent may still take effect; it sends nothing more.
+            process.kill();
             match ended {
                 Some(Ok(())) => return,
                 Some(Err(ReplayError::Different(_))) if self.is_excused() => return,

@@ -72,7 +72,7 @@ impl SimSink {
                 count(&mut outcome, self.store.apply(&mut tables, &writing, &change(&writing, event, true))?);
             }
             if let Some(advance) = batch.advance {
-                self.store.save(&mut tables, &writing, advance.next);
+                self.store.save(&mut tables, &writing, advance.next)?;
             }
         }
         self.step("store.commit.answer").await?;
@@ -130,8 +130,7 @@ fn save(store: &Store, tables: &mut Tables, writing: &Writing, advance: Advance)
         tables.check_build(&writing.target)?;
         tables.check_position(writing, advance.expected)?;
     }
-    store.save(tables, writing, advance.next);
-    Ok(())
+    store.save(tables, writing, advance.next)
 }
 
 fn count(outcome: &mut Outcome, applied: bool) {
@@ -270,7 +269,12 @@ fn swap(store: &Store, tables: &mut Tables, to: &Target, asked: bool, look: bool
         return Ok(false);
     }
     let records = |target: &Target| tables.records.get(&target.position_name()).cloned().unwrap_or_default();
-    store.judge.swapped(&records(&from), &records(to), asked);
+    let settled = |stored: &Stored| {
+        let offset = stored.version.0 as i64 - 1;
+        let partition = store.judge.with_facts(|facts| facts.partition_of(offset, &stored.event_id));
+        partition.and_then(|partition| live.get(&partition)).is_some_and(|position| position.offset() > offset)
+    };
+    store.judge.swapped(&records(&from), &records(to), settled, asked);
     if let Some(older) = builds.previous.filter(|older| *older != generation) {
         tables.drop_build(&to.with_build(Build::Beside(older)));
     }

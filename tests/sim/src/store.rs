@@ -78,7 +78,7 @@ impl Store {
         let name = writing.target.position_name();
         let position = tables.positions.get(&name).and_then(|positions| positions.get(&writing.partition)).copied();
         let records = tables.records.get_mut(&name);
-        let records = records.ok_or_else(|| SinkError::new(Fault::Internal, format!("there is no {name}")))?;
+        let records = records.ok_or_else(|| missing(&name))?;
         let before = records.get(&change.identity);
         let every = writing.target.projection.keeps_every_event();
         let newer = before.is_none_or(|before| match (writing.mode, every) {
@@ -99,12 +99,21 @@ impl Store {
     }
 
     /// Moves the position.
-    pub fn save(&self, tables: &mut Tables, writing: &Writing, next: Position) {
+    ///
+    /// # Errors
+    /// The build is not there.
+    pub fn save(&self, tables: &mut Tables, writing: &Writing, next: Position) -> Result<(), SinkError> {
         let name = writing.target.position_name();
         let before = tables.positions.get(&name).and_then(|positions| positions.get(&writing.partition)).copied();
-        self.judge.position(writing, before, next, tables.records.entry(name.clone()).or_default());
+        let records = tables.records.get(&name).ok_or_else(|| missing(&name))?;
+        self.judge.position(writing, before, next, records);
         tables.positions.entry(name).or_default().insert(writing.partition, next);
+        Ok(())
     }
+}
+
+fn missing(name: &str) -> SinkError {
+    SinkError::new(Fault::Internal, format!("there is no {name}"))
 }
 
 impl Tables {

@@ -14,6 +14,7 @@ const SHOWED: &[(u64, &str)] = &[
     (495, "a repair put the second event of a repeated id in the place of the first"),
     (2, "a log that failed for a moment stopped the sink"),
     (30, "a rebuild parked keys behind events that the live generation had found superseded"),
+    (56_140, "a worker that slept read the position anew, but not which keys had been parked meanwhile"),
     (60, "a generation that was rolled back to stayed behind for as long as no event came"),
 ];
 
