@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use primal_hub::SinkConfig;
+use primal_hub::{Hub, SinkConfig};
 use primal_tests::checks::{self, Places, Tally};
 use primal_tests::load::{Load, Pace};
 use primal_tests::{Server, Servers};
@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PACE: Pace = Pace { batch: 40, pause: Duration::from_millis(25), most: 3_000 };
 /// Between two looks at a store.
 const LOOK: Duration = Duration::from_millis(3);
+
+/// A store whose positions have not moved for this long has nothing under way.
+const REST: Duration = Duration::from_millis(50);
 
 /// What came of a round.
 #[derive(Debug, Default)]
@@ -120,37 +123,54 @@ async fn restart(
     world: &mut World,
     plan: &Plan,
 ) -> Result<(Option<Duration>, Option<Duration>)> {
-    let mut waiting: Vec<(&SinkConfig, Places)> = Vec::new();
-    for sink in &world.inside.config.sinks {
+    let World { process, inside, .. } = world;
+    let inside = &*inside;
+    let mut living = Vec::new();
+    for sink in &inside.config.sinks {
         let store = match sink.spec.name {
             "postgres" => Some(Victim::Postgres),
             "redis" => Some(Victim::Redis),
             _ => None,
         };
         if !store.is_some_and(|store| plan.kills(store)) {
-            waiting.push((sink, checks::places(&world.inside, sink).await?));
+            living.push(async move { Ok::<_, anyhow::Error>((sink, at_rest(inside, sink).await?)) });
         }
     }
+    let waiting = futures::future::try_join_all(living).await?;
     // Something new has to be waiting for each.
     for (sink, at) in &waiting {
-        while checks::sum(&checks::ends(&world.inside, sink).await?) <= checks::sum(at) {
+        while checks::sum(&checks::ends(inside, sink).await?) <= checks::sum(at) {
             tokio::time::sleep(LOOK).await;
         }
     }
     let spawned = Instant::now();
-    world.process.start();
+    process.start();
+    let process = &*process;
     let look = async |(sink, before): (&SinkConfig, Places)| {
         loop {
             tokio::time::sleep(LOOK).await;
-            if checks::places(&world.inside, sink).await.is_ok_and(|at| at != before) {
+            if checks::places(inside, sink).await.is_ok_and(|at| at != before) {
                 return Ok(spawned.elapsed());
             }
-            ensure!(spawned.elapsed() < PATIENCE, "{} applies nothing:\n{}", sink.name, world.process.log());
+            ensure!(spawned.elapsed() < PATIENCE, "{} applies nothing:\n{}", sink.name, process.log());
         }
     };
     let looks = futures::future::try_join_all(waiting.into_iter().map(look));
     let (times, ()) = tokio::try_join!(looks, revive(servers, plan))?;
     Ok((times.iter().min().copied(), times.iter().max().copied()))
+}
+
+/// Where a sink is once what the killed hub had under way has ended: a server may commit after its client is gone.
+async fn at_rest(hub: &Hub, sink: &SinkConfig) -> Result<Places> {
+    let mut before = checks::places(hub, sink).await?;
+    loop {
+        tokio::time::sleep(REST).await;
+        let now = checks::places(hub, sink).await?;
+        if now == before {
+            return Ok(now);
+        }
+        before = now;
+    }
 }
 
 /// Starts what else was killed.

@@ -73,7 +73,7 @@ wait_until() {
   until "$@" >/dev/null 2>&1; do
     [ $SECONDS -lt $end ] && { [ ! -e "$PID_FILE" ] || kill -0 "$(cat "$PID_FILE")" 2>/dev/null; } ||
       { tail -30 "$LOG_FILE" >&2; die "did not come up"; }
-    sleep 0.3
+    sleep 0.1
   done
 }
 
