@@ -72,7 +72,9 @@ async fn main() -> Result<()> {
         last.close().await?;
     }
     report.seconds = started.elapsed().as_secs_f64();
-    println!("{report}");
+    for line in report.to_string().lines() {
+        println!("figure: {line}");
+    }
     if let Some(file) = &arguments.json {
         std::fs::write(file, serde_json::to_string_pretty(&report)? + "\n")?;
     }

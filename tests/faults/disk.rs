@@ -85,7 +85,7 @@ async fn a_full_disk_under_the_embedded_log_is_told_and_passes() {
     assert!(checks::sum(&ends) > 300 + kept, "{ends:?} with {kept} acknowledged before it was full");
     assert_eq!(Books::default().tally(&scene.inside, scene.ledger.events()).await.unwrap(), Tally::default());
     assert_eq!(checks::differences(&scene.inside).await.unwrap(), Vec::<String>::new());
-    eprintln!("{kept} events were acknowledged before the disk was full, then 507; all are there");
+    println!("figure: {kept} events were acknowledged before the disk was full, then 507; all are there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

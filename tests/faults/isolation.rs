@@ -50,8 +50,8 @@ async fn a_store_in_trouble_holds_back_no_other() {
     scene.is_well(&[&hub]).await;
     for Phase { weather, kept, per_second, resident_kb } in &phases {
         let weather = weather.unwrap_or("healthy");
-        eprintln!(
-            "{weather:<16} the others: {per_second:6.0} events/s, {:.1} % of what came; resident {} MB",
+        println!(
+            "figure: {weather:<16} the others: {per_second:6.0} events/s, {:.1} % of what came; resident {} MB",
             kept * 100.0,
             resident_kb / 1024
         );
@@ -60,7 +60,10 @@ async fn a_store_in_trouble_holds_back_no_other() {
         let chosen: Vec<_> = phases.iter().filter(|p| p.weather.is_some() == bad).map(|p| p.kept).collect();
         chosen.iter().sum::<f64>() / chosen.len() as f64
     };
-    eprintln!("kept while a store is in trouble: {:.1} % of the healthy phases", mean(true) / mean(false) * 100.0);
+    println!(
+        "figure: kept while a store is in trouble: {:.1} % of the healthy phases",
+        mean(true) / mean(false) * 100.0
+    );
     let worst = phases.iter().filter(|p| p.weather.is_some()).map(|p| p.kept).fold(f64::INFINITY, f64::min);
     assert!(worst >= 0.95, "the others kept {worst:.3} of what came");
     let (healthy, most) = (phases[0].resident_kb, phases.iter().map(|p| p.resident_kb).max().unwrap());

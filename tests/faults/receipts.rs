@@ -27,7 +27,10 @@ async fn what_a_killed_broker_acknowledged_is_there() {
         let Tally { lost, doubled } = books.tally(&scene.inside, scene.ledger.events()).await.unwrap();
         assert_eq!((lost, doubled), (0, 0), "{acknowledged} were acknowledged at the kill");
     }
-    eprintln!("3 brokers killed right after receipts: {} events, none lost, none doubled", scene.ledger.events());
+    println!(
+        "figure: 3 brokers killed right after receipts: {} events, none lost, none doubled",
+        scene.ledger.events()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,5 +51,5 @@ async fn what_the_embedded_log_acknowledged_is_there() {
     }
     hub.start();
     scene.is_well(&[&hub]).await;
-    eprintln!("20 hubs over the embedded log killed right after receipts: {} events", scene.ledger.events());
+    println!("figure: 20 hubs over the embedded log killed right after receipts: {} events", scene.ledger.events());
 }

@@ -227,6 +227,6 @@ async fn a_broker_that_is_away_for_a_while_is_waited_for() {
     let back = back.await.unwrap();
     load.finish().await;
     scene.is_well(&[&hub, &second]).await;
-    eprintln!("well {:.1} s after the broker was back", back.elapsed().as_secs_f64());
+    println!("figure: well {:.1} s after the broker was back", back.elapsed().as_secs_f64());
     assert!(hub.is_running() && second.is_running(), "{}\n{}", hub.log(), second.log());
 }

@@ -65,7 +65,7 @@ async fn a_worker_frozen_in_the_midst_of_a_write_is_harmless_when_it_wakes() {
             let reached = checks::reached(&scene.inside, sink, &ends, PATIENCE).await;
             reached.with_context(|| hubs[1 - turn % 2].log()).unwrap();
         }
-        eprintln!("taken over {:.1} s after the freeze", frozen.elapsed().as_secs_f64());
+        println!("figure: taken over {:.1} s after the freeze", frozen.elapsed().as_secs_f64());
         assert!(frozen.elapsed() > Duration::from_secs(4), "the session had not ended");
         hubs[turn % 2].freeze(false);
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -73,8 +73,8 @@ async fn a_worker_frozen_in_the_midst_of_a_write_is_harmless_when_it_wakes() {
     load.finish().await;
     scene.is_well(&hubs.each_ref()).await;
     let fenced = hubs.iter().map(|hub| hub.log().matches("fenced").count()).sum::<usize>();
-    eprintln!(
-        "{midst} of 2 freezes in the midst of a write; {fenced} late writes were fenced; {} events",
+    println!(
+        "figure: {midst} of 2 freezes in the midst of a write; {fenced} late writes were fenced; {} events",
         scene.ledger.events()
     );
     assert!(midst == 2, "the freezes missed the writes");
@@ -110,8 +110,8 @@ async fn rolling_restarts_stall_nothing_and_double_nothing() {
     scene.is_well(&hubs.each_ref()).await;
     let (rolling, gone) = (rolling.as_secs_f64(), gone.as_secs_f64());
     let events = scene.ledger.events();
-    eprintln!(
-        "longest stall of a partition: {rolling:.1} s in 12 restarts, {gone:.1} s when one did not come back; {events} events"
+    println!(
+        "figure: longest stall of a partition: {rolling:.1} s in 12 restarts, {gone:.1} s when one did not come back; {events} events"
     );
     assert!(rolling < 10.0 && gone < 10.0);
 }

@@ -105,7 +105,7 @@ pub async fn endless_bodies(hub: SocketAddr) {
     let sent = pour(&mut lines, &chunk(line.as_bytes()), 1 << 30, Duration::from_secs(10)).await;
     lines.write_all(b"0\r\n\r\n").await.unwrap();
     let told = answer(&mut lines).await;
-    println!("{} MB of lines in {:.1} s", sent / MB, started.elapsed().as_secs_f64());
+    println!("figure: {} MB of lines in {:.1} s", sent / MB, started.elapsed().as_secs_f64());
     assert!(told.starts_with("HTTP/1.1 201"), "{told}");
 }
 
@@ -124,7 +124,7 @@ pub async fn long_lines(hub: SocketAddr) {
         });
     }
     let sent: usize = pouring.join_all().await.iter().sum();
-    println!("{} MB of lines that do not end", sent / MB);
+    println!("figure: {} MB of lines that do not end", sent / MB);
 }
 
 /// Broken chunks, random bytes, and headers in large number and length.

@@ -31,7 +31,7 @@ fn healthy_requests_are_answered_among_hostile_ones_and_memory_is_bounded() {
     let limit = rlimit::increase_nofile_limit(CONNECTIONS as u64 + 2_000).unwrap();
     let connections = CONNECTIONS.min(limit.saturating_sub(2_000) as usize);
     if connections < CONNECTIONS {
-        println!("only {connections} connections: this machine's hard limit is {limit} open files");
+        println!("figure: only {connections} connections: this machine's hard limit is {limit} open files");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(under_attack(connections));
@@ -41,11 +41,11 @@ async fn under_attack(connections: usize) {
     let hub = Hub::start().await;
     let before = hub.memory().resident;
     let quiet = Probe::start(hub.address).during(Duration::from_secs(2)).await;
-    println!("quiet: {quiet}");
+    println!("figure: quiet: {quiet}");
     let mut worst = probe::Figures::default();
     let mut attack = async |name: &str, probe: Probe| {
         let figures = probe.finish().await;
-        println!("{name}: {figures}; memory {}", hub.memory());
+        println!("figure: {name}: {figures}; memory {}", hub.memory());
         hub.is_well();
         worst.add(figures);
     };
@@ -53,7 +53,10 @@ async fn under_attack(connections: usize) {
     let probe = Probe::start(hub.address);
     let crowd = Crowd::open(hub.address, connections).await;
     let (opened, seconds) = (crowd.opened(), crowd.seconds);
-    println!("{opened} connections opened in {seconds:.1} s; of the hub's own count: {}", hub.connections().await);
+    println!(
+        "figure: {opened} connections opened in {seconds:.1} s; of the hub's own count: {}",
+        hub.connections().await
+    );
     tokio::time::sleep(Duration::from_secs(6)).await;
     attack("silent, half-sent, slow", probe).await;
     drop(crowd);
@@ -76,7 +79,7 @@ async fn under_attack(connections: usize) {
 
     let after = hub.memory();
     println!(
-        "hostile: {opened} connections, healthy p50 {} ms, p99 {} ms, resident memory {before} -> {} MB",
+        "figure: hostile: {opened} connections, healthy p50 {} ms, p99 {} ms, resident memory {before} -> {} MB",
         worst.percentile(50),
         worst.percentile(99),
         after.peak

@@ -32,7 +32,7 @@ async fn every_event_with_a_receipt_survives_a_kill() {
         let lost: Vec<_> = receipts.difference(&found).collect();
         assert!(lost.is_empty(), "round {round}: {} of {} events with a receipt are lost", lost.len(), receipts.len());
     }
-    println!("receipts: {ROUNDS} kills, {} events with a receipt, none lost", receipts.len());
+    println!("figure: receipts: {ROUNDS} kills, {} events with a receipt, none lost", receipts.len());
     assert!(receipts.len() > 100);
 }
 

@@ -1,8 +1,9 @@
-//! The project's own chores: `cargo xtask test | sim | crash | docs | lint-size | new-sink`.
+//! The project's own chores: `cargo xtask test | sim | crash | reliability | docs | lint-size | new-sink`.
 
 mod crash;
 mod docs;
 mod new_sink;
+mod reliability;
 mod sim;
 mod size;
 mod test;
@@ -22,6 +23,8 @@ enum Chore {
     Crash(crash::Crash),
     /// Run the real code in a simulated world, seed after seed
     Sim(sim::Arguments),
+    /// Run the long forms of the tests that break things, and keep what they print in docs/RELIABILITY.md
+    Reliability(reliability::Arguments),
     /// Write the generated parts of the documentation; with --check only say whether they are up to date
     Docs {
         /// Change nothing; fail when something would change
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Chore::Test => test::run(),
         Chore::Crash(crash) => crash.run(),
         Chore::Sim(arguments) => sim::run(arguments),
+        Chore::Reliability(arguments) => arguments.run(),
         Chore::Docs { check } => docs::run(check),
         Chore::LintSize => size::run(),
         Chore::NewSink { name, family } => new_sink::run(&name, &family),

@@ -127,7 +127,7 @@ fn many(arguments: &Arguments) -> ExitCode {
     let seconds = began.elapsed().as_secs_f64();
     let faults: Vec<_> = tally.faults.iter().map(|(sort, count)| format!("{count} {sort}")).collect();
     say(&format!(
-        "{} seeds from {} in {seconds:.1} s: {:.0} seeds/s, {} steps; faults: {}; {} failed",
+        "figure: {} seeds from {} in {seconds:.1} s: {:.0} seeds/s, {} steps; faults: {}; {} failed",
         tally.runs,
         arguments.from,
         tally.runs as f64 / seconds,
