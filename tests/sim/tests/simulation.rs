@@ -11,6 +11,7 @@ const SHOWED: &[(u64, &str)] = &[
     (14, "a rebuild never counted as caught up behind a gap at the end of a partition"),
     (60, "a generation that was rolled back to stayed behind for as long as no event came"),
     (393, "verification called records extra that a store without transactions had ahead of its position"),
+    (742, "a rebuild parked keys behind events that the live generation had found superseded"),
     (8_819, "verification called the first event of a repeated id stale"),
     (56_140, "a worker that slept read the position anew, but not which keys had been parked meanwhile"),
 ];
