@@ -1,9 +1,12 @@
 //! `cargo xtask crash`: builds the programs and runs the crash rounds of `tests/crash`.
 
-use anyhow::{Result, ensure};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::cargo;
+use crate::{cargo, root};
 
 #[derive(Args)]
 pub(crate) struct Crash {
@@ -17,11 +20,13 @@ pub(crate) struct Crash {
 
 impl Crash {
     pub(crate) fn run(&self) -> Result<()> {
-        let profile: &[&str] = if self.release { &["--release"] } else { &[] };
-        let mut build = cargo(&["build", "--package", "primalcore", "--bins"]);
+        let (profile, name): (&[&str], _) = if self.release { (&["--release"], "release") } else { (&[], "debug") };
+        // All at once: built one by one they would be built with other features of what they share, again and again.
+        let mut build = cargo(&["build", "--workspace", "--bins"]);
         ensure!(build.args(profile).status()?.success(), "the programs do not build");
-        let mut run = cargo(&["run", "--quiet", "--package", "primal-tests", "--bin", "crash"]);
-        let status = run.args(profile).arg("--").args(&self.options).status()?;
+        let this = std::env::current_exe()?;
+        let target = this.parent().and_then(Path::parent).context("this program lies in no target folder")?;
+        let status = Command::new(target.join(name).join("crash")).args(&self.options).current_dir(root()).status()?;
         ensure!(status.success(), "the crash rounds failed");
         Ok(())
     }

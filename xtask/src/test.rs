@@ -18,7 +18,7 @@ pub fn run() -> Result<()> {
     }
     docs::run(true)?;
     size::run()?;
-    let status = cargo(&["build", "--package", "primalcore", "--bins"]).status()?;
+    let status = cargo(&["build", "--workspace", "--bins"]).status()?;
     ensure!(status.success(), "the programs do not build");
     let (mut passed, mut failed) = (0, 0);
     let mut child = cargo(&["test", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped()).spawn()?;
