@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::scene::{CACHE, KAFKA, PATIENCE, PG, PG_EVENTS, Scene, servers};
 
-const PACE: Pace = Pace { batch: 50, pause: Duration::from_millis(40), most: u64::MAX };
+const PACE: Pace = Pace { batch: 30, pause: Duration::from_millis(60), most: u64::MAX };
 
 fn ways(direct: &Way) -> [Way; 2] {
     [direct.clone(), direct.clone()]
