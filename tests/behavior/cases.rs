@@ -48,11 +48,7 @@ async fn the_same_batch_twice_changes_nothing(store: Store) -> Verdict {
         let batch = script.advancing(*projection, 0..3);
         store.sink.write(&target, &batch).await.unwrap();
         let again = store.sink.write(&target, &batch).await;
-        if store.spec.capability.class == Class::Transactional {
-            assert_eq!(again.unwrap_err().fault, Fault::Fenced);
-        } else {
-            assert_eq!(again.unwrap().applied, 0);
-        }
+        assert_eq!(again.unwrap_err().fault, Fault::Fenced);
         let unmoving = store.sink.write(&target, &script.batch(*projection, 0..3)).await.unwrap();
         assert_eq!((unmoving.applied, unmoving.stale), (0, batch.events.len() as u64));
         assert_holds(&*store.sink, &target, &script).await;
