@@ -59,12 +59,17 @@ fn main() -> Result<()> {
 
     if wanted(Part::Memory) {
         let mut pairs = Pairs::new("Kafka -> memory", "bare rdkafka consumer", count);
+        let mut reading = Pairs::new("Kafka -> memory", "bare rdkafka consumer that reads the headers", count);
         for round in 0..bench.rounds {
-            pairs.bare(bare::consume(&bootstrap, "ours0.flights", count)?);
+            pairs.bare(bare::consume(&bootstrap, "ours0.flights", count, false)?);
             let store = format!("name: m{round}");
-            pairs.ours(runtime.block_on(ours::deliver(&bootstrap, "ours0.", "memory", &store, round))?);
+            let ours = runtime.block_on(ours::deliver(&bootstrap, "ours0.", "memory", &store, round))?;
+            pairs.ours(ours);
+            reading.ours(ours);
+            reading.bare(bare::consume(&bootstrap, "ours0.flights", count, true)?);
         }
         pairs.tell(0.6);
+        reading.tell(0.6);
     }
 
     if wanted(Part::Postgres) {
