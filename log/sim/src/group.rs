@@ -115,7 +115,13 @@ impl Group {
         }
         if let Some(seat) = self.seats.get_mut(&instance) {
             seat.expelled = true;
-            seat.changes = VecDeque::from([Change::Lost(places)]);
+            // What it lost before and has not heard of yet is not forgotten over this.
+            let unheard = seat.changes.drain(..).flat_map(|change| match change {
+                Change::Lost(places) => places,
+                Change::Assigned(_) | Change::Revoked(_) => Vec::new(),
+            });
+            let lost: BTreeSet<TopicPartition> = unheard.chain(places).collect();
+            seat.changes.push_back(Change::Lost(lost.into_iter().collect()));
         }
         self.balance();
         true
