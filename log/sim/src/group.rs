@@ -279,3 +279,24 @@ impl Drop for Seated {
 pub(crate) fn unavailable(failed: crate::process::Failed) -> LogError {
     LogError::Unavailable(format!("injected at {}", failed.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_expelled_again_before_it_woke_hears_of_all_it_lost() {
+        let place = |partition| TopicPartition { topic: Topic::parked(), partition };
+        let life = Life::new("worker", 1);
+        let mut group = Group { places: [place(0), place(1)].into(), ..Group::default() };
+        let heard = |group: &mut Group| group.seats.get_mut("w").map(|seat| seat.changes.drain(..).collect::<Vec<_>>());
+        let all = vec![place(0), place(1)];
+        group.join("w", &life);
+        assert_eq!(heard(&mut group), Some(vec![Change::Assigned(all.clone())]));
+        assert!(group.expel(&life) && group.expel(&life));
+        assert_eq!(heard(&mut group), Some(vec![Change::Lost(all.clone())]), "nothing was its own any more");
+        group.release("w", &all);
+        assert!(group.expel(&life));
+        assert_eq!(heard(&mut group), Some(vec![Change::Lost(all)]), "an assignment it never heard of counts as well");
+    }
+}
