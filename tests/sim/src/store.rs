@@ -106,9 +106,22 @@ impl Store {
         let name = writing.target.position_name();
         let before = tables.positions.get(&name).and_then(|positions| positions.get(&writing.partition)).copied();
         let records = tables.records.get(&name).ok_or_else(|| missing(&name))?;
-        self.judge.position(writing, before, next, records);
+        // A generation that was dropped means nothing any more, even if a late worker has prepared it again.
+        if is_known(&tables.builds, &writing.target.build) {
+            self.judge.position(writing, before, next, records);
+        }
         tables.positions.entry(name).or_default().insert(writing.partition, next);
         Ok(())
+    }
+}
+
+fn is_known(builds: &Builds, build: &Build) -> bool {
+    let rebuild = builds.rebuild.as_ref().map(|rebuild| rebuild.generation);
+    match build {
+        Build::Live(generation) | Build::Beside(generation) => {
+            [Some(builds.live), builds.previous, rebuild].contains(&Some(*generation))
+        }
+        Build::Named(_) => true,
     }
 }
 

@@ -21,6 +21,7 @@ const MISJUDGED: &[(u64, &str)] = &[
     (30_566, "a member expelled twice in one sleep was not told what it lost, and its tasks passed a parked key"),
     (34_270, "a member expelled twice in one sleep was given its partitions while its tasks still wrote to them"),
     (46_342, "the same, seen as an older record over a newer one"),
+    (70_257, "the judge asked what a dropped generation holds that a frozen worker had prepared again"),
 ];
 
 #[test]
