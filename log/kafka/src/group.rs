@@ -101,6 +101,9 @@ pub(crate) fn join(
         .set("group.instance.id", &member.instance)
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", config.session_timeout_ms.to_string())
+        // This consumer is polled by a thread of its own. What the interval decides is how long a group waits in a
+        // rebalance for a member that is gone: by default five minutes, here not much longer than for its silence.
+        .set("max.poll.interval.ms", config.session_timeout_ms.saturating_mul(2).to_string())
         .set("heartbeat.interval.ms", (config.session_timeout_ms / 10).clamp(500, 3_000).to_string())
         .set("enable.auto.commit", "false")
         .set("allow.auto.create.topics", "false")

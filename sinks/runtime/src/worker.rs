@@ -215,8 +215,12 @@ impl Worker {
                 () = shutdown.cancelled() => return Ok(()),
                 Some(reason) = failures.recv() => return Err(Left::Failed(reason)),
                 change = subscription.next() => match change? {
-                    Change::Assigned(places) => self.assign(&places, tasks, &starts, &failed),
+                    Change::Assigned(places) => {
+                        tracing::info!(sink = self.shared.name, partitions = places.len(), "assigned");
+                        self.assign(&places, tasks, &starts, &failed);
+                    }
                     Change::Revoked(places) | Change::Lost(places) => {
+                        tracing::info!(sink = self.shared.name, partitions = places.len(), "given up");
                         self.drain(tasks, &places).await;
                         let _ = subscription.commit(&self.shared.status.take_offsets()).await;
                         subscription.release(&places).await?;
