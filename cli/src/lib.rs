@@ -14,6 +14,7 @@ mod status;
 mod topics;
 
 use std::future::Future;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -174,7 +175,12 @@ pub fn replay() -> ExitCode {
 fn start(level: &str, command: impl Future<Output = Outcome>) -> ExitCode {
     let filter = EnvFilter::try_from_env("PRIMALCORE_LOG")
         .unwrap_or_else(|_| EnvFilter::new(format!("{level},sqlx=warn,librdkafka=error,rdkafka=error")));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
