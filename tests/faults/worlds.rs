@@ -31,14 +31,20 @@ fn stopped(hub: &Hub, sink: &str) -> String {
     error.unwrap().as_str().unwrap().to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_retention_took_from_a_stopped_sink_is_named() {
-    let scene = Scene::set(KAFKA, 1, &[PG, FILE]).await;
+/// A hub that has brought some events to all stores and was killed then.
+async fn level_and_killed(scene: &Scene) -> Hub {
     let mut hub = scene.hub("one");
     hub.start();
     load::publish(&scene.ledger, &scene.direct, 400).await;
     checks::caught_up(&scene.inside, Duration::from_secs(60)).await.unwrap();
     hub.kill();
+    hub
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_took_from_a_stopped_sink_is_named() {
+    let scene = Scene::set(KAFKA, 1, &[PG, FILE]).await;
+    let mut hub = level_and_killed(&scene).await;
     // The table falls behind, and the log is cut under it.
     hub.start_with(&["--sinks", "file"]);
     load::publish(&scene.ledger, &scene.direct, 400).await;
@@ -75,11 +81,7 @@ async fn what_retention_took_from_a_stopped_sink_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_was_made_anew_stops_its_sinks_until_it_is_renewed() {
     let scene = Scene::set(KAFKA, 2, &[PG, FILE]).await;
-    let mut hub = scene.hub("one");
-    hub.start();
-    load::publish(&scene.ledger, &scene.direct, 400).await;
-    checks::caught_up(&scene.inside, Duration::from_secs(60)).await.unwrap();
-    hub.kill();
+    let mut hub = level_and_killed(&scene).await;
     admin().delete_topics(&[&format!("{}.orders", scene.id)], &options()).await.unwrap();
     // Started again, the hub makes the topic that is missing, and takes events; no sink passes over the difference.
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -99,11 +101,7 @@ async fn a_topic_that_was_made_anew_stops_its_sinks_until_it_is_renewed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_partitions_stop_the_sinks_until_the_topic_is_renewed() {
     let scene = Scene::set(KAFKA, 2, &[PG, FILE]).await;
-    let mut hub = scene.hub("one");
-    hub.start();
-    load::publish(&scene.ledger, &scene.direct, 400).await;
-    checks::caught_up(&scene.inside, Duration::from_secs(60)).await.unwrap();
-    hub.kill();
+    let mut hub = level_and_killed(&scene).await;
     admin().create_partitions(&[NewPartitions::new(&format!("{}.orders", scene.id), 4)], &options()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     hub.start();
