@@ -1,9 +1,9 @@
 //! Why a replay did not do what was asked.
 
 use primal_audit::{Report, VerifyError};
-use primal_core::SinkError;
 use primal_core::error::LogError;
 use primal_core::lives::LivesError;
+use primal_core::{Fault, Retry, SinkError};
 use primal_runtime::JobError;
 
 /// An error of a replay.
@@ -30,6 +30,18 @@ pub enum ReplayError {
     /// Anything else.
     #[error("{0}")]
     Failed(String),
+}
+
+impl ReplayError {
+    /// Whether the same may succeed a moment later: also a write that was fenced, since the next one goes by what the
+    /// store says.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            ReplayError::Sink(error) => error.retry != Retry::No || error.fault == Fault::Fenced,
+            ReplayError::Log(error) => error.is_passing(),
+            _ => false,
+        }
+    }
 }
 
 impl From<VerifyError> for ReplayError {

@@ -7,8 +7,9 @@ use hashbrown::HashSet;
 use primal_core::log::EventLog;
 use primal_core::sink::{Positions, Target};
 use primal_core::{Epochs, Offset, Partition, Records, Version};
-use primal_runtime::{Job, dead_letter};
+use primal_runtime::{Job, JobError, dead_letter};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::plan::Range;
 use crate::{Progress, Replay, ReplayError, Request};
@@ -23,6 +24,7 @@ struct Fill {
     keys: Arc<BTreeSet<String>>,
     letters: Arc<HashSet<(Partition, Version)>>,
     partitions: usize,
+    stop: CancellationToken,
 }
 
 impl Replay {
@@ -35,23 +37,32 @@ impl Replay {
         progress: &Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
         let positions = self.sink.positions(target).await?;
+        let (job, stop) = self.job.part();
         let fill = Fill {
-            job: self.job.clone(),
+            job,
             log: self.log.clone(),
             target: target.clone(),
             epochs: request.feed.epochs.clone(),
             keys: Arc::new(request.keys.clone()),
             letters: Arc::new(self.letters(target).await?),
             partitions: ranges.len(),
+            stop: stop.clone(),
         };
         let mut running = JoinSet::new();
         for range in ranges {
             running.spawn(fill.clone().partition(*range, positions.clone(), progress.clone()));
         }
+        // When one ends early the others do so too, but none is cut off: where nothing is compared, a write that lands
+        // after those of the next attempt would undo them.
+        let mut result = Ok(());
         while let Some(ended) = running.join_next().await {
-            ended.map_err(|e| ReplayError::Failed(format!("a task of the replay ended: {e}")))??;
+            let ended = ended.unwrap_or_else(|e| Err(ReplayError::Failed(format!("a task of the replay ended: {e}"))));
+            if ended.is_err() {
+                stop.cancel();
+            }
+            result = result.and(ended);
         }
-        Ok(())
+        result
     }
 
     /// Where the sink's dead letters of a collection stand: a rebuild leaves them out as the live build did.
@@ -77,7 +88,11 @@ impl Fill {
             let topic = self.target.collection.topic();
             let mut reader = self.log.read(&topic, partition, start..range.to).await?;
             let limits = self.job.limits(self.partitions);
-            while reader.fetch(&mut records, limits).await? {
+            loop {
+                let fetched = self.stop.run_until_cancelled(reader.fetch(&mut records, limits)).await;
+                if !fetched.ok_or(JobError::Cancelled)?? {
+                    break;
+                }
                 let mut left_out: HashSet<Offset> =
                     records.iter().filter(|r| !self.takes(partition, r)).map(|r| r.offset).collect();
                 self.job.apply(&self.target, &self.epochs, partition, &records, &mut position, &mut left_out).await?;

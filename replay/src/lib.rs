@@ -4,6 +4,7 @@
 mod at;
 mod error;
 mod feed;
+mod passed;
 mod plan;
 mod redrive;
 mod repair;

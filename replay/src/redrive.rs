@@ -121,15 +121,13 @@ impl Replay {
         letter: &DeadLetter,
         done: &mut Redriven,
     ) -> Result<Option<String>, ReplayError> {
-        let Origin { partition, epoch, offset, .. } = letter.origin;
+        let Origin { partition, epoch, .. } = letter.origin;
         // The topic was re-created since: the event is gone, and what came later stands for the key.
         if epoch < request.feed.epochs.oldest() {
             done.superseded += 1;
             return Ok(None);
         }
-        let mut reader = self.log.read(&request.feed.collection.topic(), partition, offset..offset + 1).await?;
-        let mut records = Records::new();
-        reader.fetch(&mut records, Limits { records: 1, bytes: 1 }).await?;
+        let records = self.record_at(request, letter).await?;
         let events: Vec<EventRef<'_>> = records.iter().filter_map(|r| EventRef::decode(r).ok()).collect();
         for (index, target) in targets.iter().enumerate() {
             let (epochs, events) = (&request.feed.epochs, events.clone());
@@ -144,6 +142,15 @@ impl Replay {
             done.superseded += rewritten.stale;
         }
         Ok(None)
+    }
+
+    /// The record that a letter is about, as it stands in the log.
+    pub(crate) async fn record_at(&self, request: &Request, letter: &DeadLetter) -> Result<Records, ReplayError> {
+        let Origin { partition, offset, .. } = letter.origin;
+        let mut reader = self.log.read(&request.feed.collection.topic(), partition, offset..offset + 1).await?;
+        let mut records = Records::new();
+        reader.fetch(&mut records, Limits { records: 1, bytes: 1 }).await?;
+        Ok(records)
     }
 
     async fn wait_for_workers(&self) -> Result<(), ReplayError> {

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashSet;
 use primal_audit::{Report, Scope, verify};
 use primal_core::sink::{Build, Swap, Target};
-use primal_core::{Fault, Retry};
+use primal_core::{Partition, Version};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -40,6 +41,15 @@ pub struct Rebuilt {
     pub applied: u64,
     /// Events that the store refuses, by a repair.
     pub rejected: u64,
+}
+
+/// What came of reading to the end and asking for the swap.
+enum CaughtUp {
+    Swapped,
+    /// Live writes were ahead, and there was something to read meanwhile.
+    Behind,
+    /// Live writes were ahead of a log that had nothing new.
+    Refused,
 }
 
 impl Replay {
@@ -148,37 +158,57 @@ impl Replay {
         ranges: &mut [Range],
         progress: &Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
-        let swap = self.swapping()?;
         let until = Instant::now() + CATCH_UP;
-        let mut attempt = 0;
+        let (mut attempt, mut passed) = (0, HashSet::new());
+        let mut reason = "live writes stayed ahead".to_owned();
         while Instant::now() < until {
-            let added = self.extend(request, ranges).await?;
-            self.fill(request, target, ranges, progress).await?;
-            let refused = match swap.swap(target, true).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => None,
-                Err(error) if error.retry == Retry::No && error.fault != Fault::Fenced => return Err(error.into()),
-                Err(error) => Some(error),
-            };
-            if let Some(error) = refused {
-                tracing::warn!(%error, "the swap failed, trying again");
-                let pause = self.env.backoff(Duration::from_millis(200), Duration::from_secs(5), attempt);
-                tokio::time::sleep(pause).await;
-                // It may have been done although the answer was lost.
-                if self.sink.builds(&self.name, &target.collection).await.is_ok_and(|b| b.live == generation) {
-                    return Ok(());
-                }
-            } else if added == 0 {
+            match self.catch_up(request, target, ranges, progress, &mut passed).await {
+                Ok(CaughtUp::Swapped) => return Ok(()),
+                Ok(CaughtUp::Behind) => {}
                 // Nothing came, so nothing will be different at once.
-                tokio::time::sleep(self.env.backoff(Duration::from_millis(10), Duration::from_secs(1), attempt)).await;
+                Ok(CaughtUp::Refused) => {
+                    let pause = self.env.backoff(Duration::from_millis(10), Duration::from_secs(1), attempt);
+                    tokio::time::sleep(pause).await;
+                }
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(%error, "catching up failed, trying again");
+                    reason = error.to_string();
+                    let pause = self.env.backoff(Duration::from_millis(200), Duration::from_secs(5), attempt);
+                    tokio::time::sleep(pause).await;
+                    // It may have been done although the answer was lost.
+                    if self.sink.builds(&self.name, &target.collection).await.is_ok_and(|b| b.live == generation) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
             }
             attempt += 1;
         }
         Err(ReplayError::Interrupted(format!(
-            "live writes stayed ahead of generation {generation} for {} s; it is verified and kept, and the same command \
-             goes on from here",
+            "generation {generation} could not be swapped in within {} s: {reason}; it is verified and kept, and the same \
+             command goes on from here",
             CATCH_UP.as_secs()
         )))
+    }
+
+    /// Reads to the end once, and asks for the swap.
+    async fn catch_up(
+        &self,
+        request: &Request,
+        target: &Target,
+        ranges: &mut [Range],
+        progress: &Arc<dyn Progress>,
+        passed: &mut HashSet<(Partition, Version)>,
+    ) -> Result<CaughtUp, ReplayError> {
+        let added = self.extend(request, ranges).await?;
+        self.fill(request, target, ranges, progress).await?;
+        self.take_in_passed(request, target, ranges, passed).await?;
+        let swapped = self.swapping()?.swap(target, true).await?;
+        Ok(match (swapped, added) {
+            (true, _) => CaughtUp::Swapped,
+            (false, 0) => CaughtUp::Refused,
+            (false, _) => CaughtUp::Behind,
+        })
     }
 
     /// Moves the ends of ranges to the present end of the log; how many events that adds.

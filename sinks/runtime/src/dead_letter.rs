@@ -102,6 +102,9 @@ pub struct DeadLetter {
     pub origin: Origin,
     /// The entity; lossy where it was not UTF-8.
     pub key: String,
+    /// The event's id; empty where the record is no event.
+    #[serde(skip)]
+    pub id: String,
     /// The version that it would have been stored with.
     pub version: Version,
     /// Why it is here.
@@ -163,6 +166,7 @@ fn read(record: RecordRef<'_>) -> Option<DeadLetter> {
     Some(DeadLetter {
         origin: Origin::of(headers.text(TOPIC)?, headers.text(PARTITION)?.parse().ok()?, version),
         key: String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned(),
+        id: headers.text(header::ID).unwrap_or_default().to_owned(),
         version,
         kind: kinds.into_iter().find(|kind| kind.class() == class)?,
         reason: headers.text(MESSAGE).unwrap_or_default().to_owned(),

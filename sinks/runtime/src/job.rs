@@ -86,6 +86,12 @@ impl Job {
         }
     }
 
+    /// A part of it, which ends with it or when the token is cancelled, whichever comes first.
+    pub fn part(&self) -> (Self, CancellationToken) {
+        let cancel = self.cancel.child_token();
+        (Job { shared: self.shared.clone(), cancel: cancel.clone() }, cancel)
+    }
+
     /// The sink's parked keys.
     pub fn parked(&self) -> &Parked {
         &self.shared.parked

@@ -321,8 +321,9 @@ impl Judge {
             return;
         }
         let projection = self.setup.projection;
+        let holes = self.inner().holes.clone();
         let passed = self.with_facts(|facts| {
-            for (partition, all) in facts.partitions() {
+            for (partition, all) in facts.partitions().filter(|(partition, _)| !holes.contains(partition)) {
                 for fact in all.iter().filter(|fact| fact.op.is_some()) {
                     let first = facts.first_rejected(partition, &fact.key).is_some_and(|first| first < fact.offset);
                     let letter = facts.letter(partition, fact.offset);

@@ -14,6 +14,11 @@ const SHOWED: &[(u64, &str)] = &[
     (742, "a rebuild parked keys behind events that the live generation had found superseded"),
     (8_819, "verification called the first event of a repeated id stale"),
     (56_140, "a worker that slept read the position anew, but not which keys had been parked meanwhile"),
+    (91_277, "a rebuild left out what the live generation held, because of the late dead letter of a frozen worker"),
+    (161_575, "an interrupted rebuild cut off a write, which landed after those of the next one and undid them"),
+    (186_680, "a rebuild gave up at any passing failure while it caught up"),
+    (362_934, "the same as 91277"),
+    (415_707, "the same as 91277"),
 ];
 
 /// Seeds that showed a bug of the simulation itself, now mended, and what it was.
@@ -22,6 +27,7 @@ const MISJUDGED: &[(u64, &str)] = &[
     (34_270, "a member expelled twice in one sleep was given its partitions while its tasks still wrote to them"),
     (46_342, "the same, seen as an older record over a newer one"),
     (70_257, "the judge asked what a dropped generation holds that a frozen worker had prepared again"),
+    (156_484, "the judge asked what is parked where the late write of a killed job had undone a newer one"),
 ];
 
 #[test]

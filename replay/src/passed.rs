@@ -1,0 +1,61 @@
+//! What the live generation holds although it has a dead letter. A worker that was frozen between reading a batch and writing
+//! its dead letters writes them when it wakes, though another has got past it meanwhile. A rebuild leaves out what has a
+//! dead letter; so before it is swapped in, it is given what readers have seen.
+
+use hashbrown::HashSet;
+use primal_core::Version;
+use primal_core::batch::Mode;
+use primal_core::event::EventRef;
+use primal_core::sink::{Build, Target};
+use primal_runtime::dead_letter::{self, DeadLetter, Kind};
+
+use crate::plan::Range;
+use crate::{Replay, ReplayError, Request};
+
+impl Replay {
+    /// Applies those events to a build that the live generation holds, that have a dead letter, and whose letter is not in
+    /// `done`; then it is.
+    pub(crate) async fn take_in_passed(
+        &self,
+        request: &Request,
+        target: &Target,
+        ranges: &[Range],
+        done: &mut HashSet<(i32, Version)>,
+    ) -> Result<(), ReplayError> {
+        let Some(reader) = self.sink.reader() else { return Ok(()) };
+        let collection = &target.collection;
+        let covered = |letter: &DeadLetter| {
+            let here = |range: &Range| {
+                range.partition == letter.origin.partition && (range.from..range.to).contains(&letter.origin.offset)
+            };
+            letter.origin.topic == collection.as_str()
+                && letter.origin.epoch >= request.feed.epochs.oldest()
+                && letter.kind != Kind::Undecodable
+                && (request.keys.is_empty() || request.keys.contains(&letter.key))
+                && ranges.iter().any(here)
+        };
+        let letters: Vec<DeadLetter> =
+            dead_letter::read_all(&*self.log, &self.name).await?.into_values().filter(covered).collect();
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let live = self.sink.builds(&self.name, collection).await?.live;
+        let live = target.with_build(Build::Live(live));
+        for letter in letters {
+            let place = (letter.origin.partition, letter.version);
+            let identity = if live.projection.keeps_every_event() { &letter.id } else { &letter.key };
+            if done.contains(&place) {
+                continue;
+            }
+            let held = reader.get(&live, identity).await?;
+            if held.is_none_or(|stored| stored.version != letter.version || stored.event_id != letter.id) {
+                continue;
+            }
+            let records = self.record_at(request, &letter).await?;
+            let events = records.iter().filter_map(|record| EventRef::decode(record).ok());
+            self.job.rewrite(target, &request.feed.epochs, place.0, Mode::Apply, events.collect()).await?;
+            done.insert(place);
+        }
+        Ok(())
+    }
+}
