@@ -432,7 +432,7 @@ sinks:
             ),
             (
                 &*format!("{log}collections:\n  a: {{ graph: {{ edges: [{{ field: x, to: b, type: T }}] }} }}\n"),
-                "hub.yaml:3: collections.a.graph: unknown collection \"b\"",
+                "hub.yaml:3: collections.a.graph: unknown collection \"b\"; known: a",
             ),
             (
                 &*format!("{log}collections:\n  a: {{ vector: {{ size: 3 }} }}\n"),
