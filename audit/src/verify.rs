@@ -45,7 +45,7 @@ pub struct Scope {
 /// One record that is not as the log says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// The key, or the event's id where every event is a record.
+    /// The key; the event's id where every event is a record; moment and tags of a point.
     pub key: String,
     /// The version that the log says.
     pub expected: Option<u64>,
@@ -191,23 +191,21 @@ pub async fn verify(
 
 /// Takes in one event of the log. `must`: the store has to have applied it.
 fn compare(entries: &mut HashMap<String, Entry>, target: &Target, event: &EventRef<'_>, version: Version, must: bool) {
-    let every = target.projection.keeps_every_event();
-    let identity = if every { event.id } else { event.key };
-    let entry = entries.entry_ref(identity).or_default();
+    let first = target.projection == Projection::Events;
+    let data = event.data.and_then(|data| std::str::from_utf8(data).ok());
+    let Some(identity) = target.identity(event.key, event.id, data, event.time()) else { return };
+    let entry = entries.entry_ref(&*identity).or_default();
     entry.known = true;
     // A repeated id is the same event, and the first counts; of a key's states the newest does, and a key may have events
     // in two partitions, where the partition count was changed.
-    if must && entry.settled.is_none_or(|(settled, _)| !every && settled < version) {
-        entry.settled = Some((version, every || event.op != Op::Delete));
+    if must && entry.settled.is_none_or(|(settled, _)| !first && settled < version) {
+        entry.settled = Some((version, first || event.op != Op::Delete));
     }
     if let Some((stored, digest, event_id)) = &entry.stored
         && *stored == version
     {
-        let expected = match event.data.map(std::str::from_utf8) {
-            Some(Ok(data)) => target.digest(data).ok(),
-            _ => None,
-        };
-        entry.same = Some(expected == *digest && event_id == event.id);
+        let expected = data.and_then(|data| target.digest(data).ok());
+        entry.same = Some(expected == *digest && (event_id.is_empty() || event_id == event.id));
     }
 }
 
@@ -218,7 +216,7 @@ fn judge(
     oldest: &BTreeMap<Partition, Offset>,
     report: &mut Report,
 ) {
-    let every = projection.keeps_every_event();
+    let first = projection == Projection::Events;
     let mut sorted: Vec<_> = entries.into_iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
     // Below this, an event may have been in the log once.
@@ -229,7 +227,7 @@ fn judge(
             (None, Some((version, true))) => report.missing.add(&key, Some(version), None),
             (None, _) => {}
             // Where every event is a record, the id that was repeated is no older than its repetition.
-            (Some((stored, _, _)), Some((version, _))) if *stored < version && !every => {
+            (Some((stored, _, _)), Some((version, _))) if *stored < version && !first => {
                 report.stale.add(&key, Some(version), Some(*stored));
             }
             (Some((stored, _, _)), _) => match entry.same {

@@ -68,7 +68,7 @@ impl<'a> BatchEvent<'a> {
         self.event.record
     }
 
-    /// What identifies the stored record: the key, or the event's id where every event is a record of its own.
+    /// What tells events of a batch apart: the key, or the event's id where every event counts.
     pub fn identity(&self, projection: Projection) -> &'a str {
         if projection.keeps_every_event() { self.id } else { self.key }
     }
@@ -106,6 +106,10 @@ impl<'a> Batch<'a> {
         let every = projection.keeps_every_event();
         let mut dropped = 0;
         for event in events {
+            // A series has no state of a key that could end.
+            if projection == Projection::Series && event.op == Op::Delete {
+                continue;
+            }
             let identity = if every { event.id } else { event.key };
             match places.entry(identity) {
                 // A repeated event id is the same event, so the first stays; of a key's states the last counts.

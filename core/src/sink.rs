@@ -1,15 +1,17 @@
 //! The sink's contract. A store's file exports one [`SinkSpec`]; what the store can do is data in it, and the behaviour
 //! suite picks its cases from that data. A sink holds no retry loop, decides no batch and commits no offset of the log.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::Deserialize;
 
-use crate::batch::{Batch, BatchEvent};
+use crate::batch::{Batch, BatchEvent, Mode};
 use crate::epoch::{Position, Version};
 use crate::error::SinkError;
+use crate::mapping::{Mapping, Point};
 use crate::settings::{Settings, SettingsError};
 use crate::table::{self, Cell, Table};
 use crate::{Collection, Digest, Partition, Primal, Timestamp};
@@ -52,6 +54,12 @@ pub enum Projection {
     Table,
     /// One record per event, none ever changed.
     Events,
+    /// One point per moment and tags; see [`Series`](crate::mapping::Series).
+    Series,
+    /// One node per key, with edges to others; see [`Graph`](crate::mapping::Graph).
+    Graph,
+    /// One vector per key, with its payload; see [`Vector`](crate::mapping::Vector).
+    Vector,
 }
 
 impl Projection {
@@ -61,12 +69,15 @@ impl Projection {
             Projection::Document => "document",
             Projection::Table => "table",
             Projection::Events => "events",
+            Projection::Series => "series",
+            Projection::Graph => "graph",
+            Projection::Vector => "vector",
         }
     }
 
-    /// Whether every event is a record of its own, rather than the last one of its key.
+    /// Whether every event counts, rather than the last one of its key.
     pub fn keeps_every_event(self) -> bool {
-        self == Projection::Events
+        matches!(self, Projection::Events | Projection::Series)
     }
 }
 
@@ -146,8 +157,10 @@ pub struct Target {
     pub build: Build,
     /// How it appears.
     pub projection: Projection,
-    /// Its columns, for the projections that have them.
+    /// The columns of the collection's schema, if that gives any. What the record consists of is [`Target::columns`].
     pub table: Option<Arc<Table>>,
+    /// How payloads are read, for the projections that need to know.
+    pub mapping: Arc<Mapping>,
 }
 
 impl Target {
@@ -174,12 +187,22 @@ impl Target {
         Target { build, ..self.clone() }
     }
 
+    /// The columns that a record consists of, where it is not a document: those of a table, of a node whose collection has
+    /// a schema, and the fields of a point.
+    pub fn columns(&self) -> Option<&Table> {
+        match (self.projection, &*self.mapping) {
+            (Projection::Series, Mapping::Series(series)) => Some(&series.fields),
+            (Projection::Table | Projection::Graph, _) => self.table.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The cells of an event's payload in this target's columns; none for a delete.
     ///
     /// # Errors
     /// The event is rejected: a column cannot hold its value.
     pub fn cells(&self, event: &BatchEvent<'_>) -> Result<Vec<Cell>, SinkError> {
-        match (&self.table, event.data) {
+        match (self.columns(), event.data) {
             (Some(table), Some(data)) => {
                 table.cells(data).map_err(|reason| SinkError::rejected(event.record().offset, reason))
             }
@@ -192,9 +215,42 @@ impl Target {
     /// # Errors
     /// The payload cannot be stored here at all.
     pub fn digest(&self, data: &str) -> Result<Digest, String> {
-        match &self.table {
+        match self.columns() {
             Some(table) => table.cells(data).map(|cells| table::digest(&cells)),
             None => Ok(Digest::of_json(data)),
+        }
+    }
+
+    /// The point that an event is.
+    ///
+    /// # Errors
+    /// The event is rejected: its payload is no point of this series.
+    pub fn point(&self, event: &BatchEvent<'_>) -> Result<Point, SinkError> {
+        let rejected = |reason| SinkError::rejected(event.record().offset, reason);
+        match (&*self.mapping, event.data) {
+            (Mapping::Series(series), Some(data)) => series.point(data, event.time()).map_err(rejected),
+            _ => Err(rejected("this is no point of a series".to_owned())),
+        }
+    }
+
+    /// What identifies the record of an event with that key, id, payload and time: the key; the id where each event is a
+    /// record; moment and tags of a point. `None` where the event leaves no record.
+    pub fn identity<'a>(&self, key: &'a str, id: &'a str, data: Option<&str>, time: Timestamp) -> Option<Cow<'a, str>> {
+        match (self.projection, &*self.mapping) {
+            (Projection::Events, _) => Some(id.into()),
+            (Projection::Series, Mapping::Series(series)) => Some(series.point(data?, time).ok()?.identity().into()),
+            _ => Some(key.into()),
+        }
+    }
+
+    /// Whether an event of a version is written over a record of the same identity.
+    pub fn replaces(&self, mode: Mode, version: Version, stored: Version) -> bool {
+        match (mode, self.projection) {
+            (Mode::Apply, Projection::Events) => false,
+            // Of events with one id the first is the record.
+            (Mode::Repair, Projection::Events) => version <= stored,
+            (Mode::Apply, _) => version > stored,
+            (Mode::Repair, _) => version >= stored,
         }
     }
 }
@@ -296,11 +352,11 @@ pub enum Content {
 /// A record read back from a store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
-    /// The key, or the event's id where every event is a record.
+    /// The key; the event's id where every event is a record; moment and tags of a point.
     pub identity: String,
     /// The version that it was written with.
     pub version: Version,
-    /// The event that wrote it.
+    /// The event that wrote it; empty where the store has no place for that.
     pub event_id: String,
     /// When that happened.
     pub time: Timestamp,
@@ -333,7 +389,7 @@ pub struct Page {
 /// Reading back what was written, tombstones included.
 #[async_trait]
 pub trait Reader: Send + Sync {
-    /// One record by key (or event id).
+    /// One record by its identity.
     async fn get(&self, target: &Target, identity: &str) -> Result<Option<Stored>, SinkError>;
 
     /// The next page of all records, after a cursor of the page before.

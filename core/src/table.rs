@@ -37,7 +37,7 @@ pub struct Column {
     pub kind: Kind,
 }
 
-/// The columns of a collection in the schema's order, then [`EXTRA`].
+/// The columns of a collection in the schema's order, then [`EXTRA`] where what has no column is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     columns: Vec<Column>,
@@ -69,6 +69,11 @@ impl Table {
         Table { columns }
     }
 
+    /// Only these columns; what a payload holds beside them is left out.
+    pub fn of(columns: Vec<Column>) -> Self {
+        Table { columns }
+    }
+
     /// All columns, [`EXTRA`] last.
     pub fn columns(&self) -> &[Column] {
         &self.columns
@@ -91,8 +96,10 @@ impl Table {
             };
             cells.push(cell);
         }
-        let extra = serde_json::to_string(&members).map_err(|e| format!("the payload cannot be split: {e}"))?;
-        cells.push(if members.is_empty() { Cell::Null } else { Cell::Json(extra) });
+        if self.columns.last().is_some_and(|column| column.name == EXTRA) {
+            let extra = serde_json::to_string(&members).map_err(|e| format!("the payload cannot be split: {e}"))?;
+            cells.push(if members.is_empty() { Cell::Null } else { Cell::Json(extra) });
+        }
         Ok(cells)
     }
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use primal_core::name::check_name;
 use primal_core::nearest::hint;
-use primal_core::{Collection, Primal, Projection, Settings, SettingsError, Sink, SinkSpec};
+use primal_core::{Collection, Mapping, Primal, Projection, Settings, SettingsError, Sink, SinkSpec, Table};
 use primal_runtime::Options;
 use primal_schemas::Schema;
 use serde::Deserialize;
 
+use crate::mapping::{GraphSettings, SeriesSettings, VectorSettings};
 use crate::yaml;
 
 /// What surrounds a store's own settings.
@@ -86,6 +87,9 @@ struct CollectionSettings {
     #[serde(default = "partitions")]
     partitions: u32,
     schema: Option<PathBuf>,
+    series: Option<SeriesSettings>,
+    graph: Option<GraphSettings>,
+    vector: Option<VectorSettings>,
 }
 
 fn partitions() -> u32 {
@@ -99,6 +103,23 @@ pub struct CollectionConfig {
     pub partitions: u32,
     /// What payloads have to fit.
     pub schema: Option<Arc<Schema>>,
+    /// The columns that the schema gives, if it can be a table.
+    pub table: Option<Arc<Table>>,
+    series: Option<Arc<Mapping>>,
+    graph: Arc<Mapping>,
+    vector: Option<Arc<Mapping>>,
+}
+
+impl CollectionConfig {
+    /// How payloads are read for a projection; `None` where the config would have to say it and does not.
+    pub fn mapping(&self, projection: Projection) -> Option<Arc<Mapping>> {
+        match projection {
+            Projection::Document | Projection::Table | Projection::Events => Some(Arc::default()),
+            Projection::Series => self.series.clone(),
+            Projection::Graph => Some(self.graph.clone()),
+            Projection::Vector => self.vector.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -158,23 +179,7 @@ impl Config {
         let settings = yaml::parse(file, text, variables)?;
         let root: Root = settings.read()?;
         let part = |name: &str| settings.member(name).map(|part| part.unwrap_or_else(|| settings.clone()));
-        let mut collections = BTreeMap::new();
-        for (name, wanted) in root.collections {
-            let place =
-                || part("collections").and_then(|c| c.member(&name)).map(|c| c.unwrap_or_else(|| settings.clone()));
-            let collection = match Collection::new(&name) {
-                Ok(collection) => collection,
-                Err(message) => return Err(place()?.error(message)),
-            };
-            let schema = match wanted.schema.as_deref().map(Schema::load).transpose() {
-                Ok(schema) => schema.map(Arc::new),
-                Err(error) => return Err(place()?.error(error.to_string())),
-            };
-            if !(1..=10_000).contains(&wanted.partitions) {
-                return Err(place()?.error(format!("{} partitions; expected 1 to 10000", wanted.partitions)));
-            }
-            collections.insert(collection, CollectionConfig { partitions: wanted.partitions, schema });
-        }
+        let collections = collections(root.collections, &part("collections")?)?;
         if let Some(PrimalSettings { alpha, lambda, k }) = root.primal
             && ![alpha, lambda, k].iter().all(|n| n.is_finite())
         {
@@ -205,6 +210,46 @@ impl Config {
     }
 }
 
+/// All collections of a config; `part` is where they stand.
+fn collections(
+    wanted: BTreeMap<String, CollectionSettings>,
+    part: &Settings,
+) -> Result<BTreeMap<Collection, CollectionConfig>, SettingsError> {
+    let place = |name: &str| part.member(name).map(|c| c.unwrap_or_else(|| part.clone()));
+    let mut named = Vec::new();
+    for (name, wanted) in wanted {
+        match Collection::new(&name) {
+            Ok(collection) => named.push((collection, wanted)),
+            Err(message) => return Err(place(&name)?.error(message)),
+        }
+    }
+    let graph = |wanted: &CollectionSettings| wanted.graph.clone().unwrap_or_default();
+    let labels: Vec<_> = named.iter().map(|(name, wanted)| (name.clone(), graph(wanted).label(name))).collect();
+    let mut collections = BTreeMap::new();
+    for (collection, wanted) in named {
+        let place = place(collection.as_str())?;
+        let below = |name: &str| place.member(name).map(|part| part.unwrap_or_else(|| place.clone()));
+        let schema = wanted.schema.as_deref().map(Schema::load).transpose();
+        let schema = schema.map_err(|error| place.error(error.to_string()))?.map(Arc::new);
+        if !(1..=10_000).contains(&wanted.partitions) {
+            return Err(place.error(format!("{} partitions; expected 1 to 10000", wanted.partitions)));
+        }
+        let table = schema.as_ref().and_then(|schema| schema.table().ok()).map(Arc::new);
+        let graph = graph(&wanted).check(&below("graph")?, &collection, &labels)?;
+        let series = match wanted.series {
+            Some(series) => Some(series.check(&below("series")?, table.as_deref())?),
+            None => None,
+        };
+        let vector = match wanted.vector {
+            Some(vector) => Some(vector.check(&below("vector")?)?),
+            None => None,
+        };
+        let config = CollectionConfig { partitions: wanted.partitions, schema, table, series, graph, vector };
+        collections.insert(collection, config);
+    }
+    Ok(collections)
+}
+
 fn sink(
     name: &str,
     settings: &Settings,
@@ -228,7 +273,11 @@ fn sink(
         return Err(settings.error(message));
     }
     let wanted = match common.collections {
-        None => collections.keys().cloned().collect(),
+        // Those that can be shown so, where the config has to say how.
+        None => {
+            let fits = |(_, config): &(_, &CollectionConfig)| config.mapping(projection).is_some();
+            collections.iter().filter(fits).map(|(name, _)| name.clone()).collect()
+        }
         Some(names) => {
             let mut wanted = Vec::new();
             for name in names {
@@ -243,15 +292,20 @@ fn sink(
             wanted
         }
     };
-    if projection == Projection::Table {
-        for collection in &wanted {
-            let schema = collections.get(collection).and_then(|config| config.schema.as_ref());
-            let schema = schema.ok_or_else(|| {
+    for (collection, config) in wanted.iter().filter_map(|name| collections.get_key_value(name)) {
+        if projection == Projection::Table {
+            let schema = config.schema.as_ref().ok_or_else(|| {
                 settings.error(format!(
                     "projection `table` needs a schema for its columns; set collections.{collection}.schema"
                 ))
             })?;
             schema.table().map_err(|error| settings.error(error.to_string()))?;
+        }
+        if config.mapping(projection).is_none() {
+            let shape = projection.as_str();
+            return Err(settings.error(format!(
+                "projection `{shape}` has to know how payloads are read; set collections.{collection}.{shape}"
+            )));
         }
     }
     let sink = (spec.build)(&settings.without(COMMON))?;
@@ -354,6 +408,40 @@ sinks:
             password.starts_with("hub.yaml:3: sinks.s: `url` is no Redis address") && !password.contains("hunter2"),
             "{password}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_mapping_that_does_not_fit_is_told_where_it_stands() {
+        let log = "log: { embedded: { path: a.db } }\n";
+        let cases = [
+            (
+                &*format!(
+                    "{log}collections:\n  a: {{}}\nsinks:\n  s: {{ type: memory, projection: series, collections: [a] }}\n"
+                ),
+                "hub.yaml:5: sinks.s: projection `series` has to know how payloads are read; set collections.a.series",
+            ),
+            (
+                &*format!("{log}collections:\n  a: {{ series: {{ tags: [x] }} }}\n"),
+                "hub.yaml:3: collections.a.series: a series needs a schema that says what its fields are; set `schema` of the collection",
+            ),
+            (
+                &*format!(
+                    "{log}collections:\n  a: {{ schema: ../examples/schemas/weather.json, series: {{ tags: [orign] }} }}\n"
+                ),
+                "hub.yaml:3: collections.a.series: the schema has no property `orign`, did you mean `origin`?",
+            ),
+            (
+                &*format!("{log}collections:\n  a: {{ graph: {{ edges: [{{ field: x, to: b, type: T }}] }} }}\n"),
+                "hub.yaml:3: collections.a.graph: unknown collection \"b\"; known: a",
+            ),
+            (
+                &*format!("{log}collections:\n  a: {{ vector: {{ size: 3 }} }}\n"),
+                "hub.yaml:3: collections.a.vector: a vector needs either `field`, a list of numbers, or `text`, members to embed",
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(error(text), expected, "{text}");
+        }
     }
 
     const GOOD: &str = "\

@@ -9,7 +9,7 @@ use primal_core::lives::{self, LivesError};
 use primal_core::log::EventLog;
 use primal_core::nearest::hint;
 use primal_core::sink::Build;
-use primal_core::{Collection, Env, Epochs, Projection, SinkError};
+use primal_core::{Collection, Env, Epochs, SinkError};
 use primal_log_embedded::EmbeddedLog;
 use primal_producer::{Options, Producer, Published};
 use primal_replay::Replay;
@@ -128,14 +128,10 @@ impl Hub {
     /// The collection cannot be used as it is.
     pub fn feed(&self, sink: &SinkConfig, collection: &Collection) -> Result<Feed, HubError> {
         let epochs = self.epochs(collection).map_err(HubError::Usage)?;
-        let schema = self.config.collections.get(collection).and_then(|config| config.schema.as_ref());
-        let table = match (sink.projection, schema) {
-            (Projection::Table, Some(schema)) => {
-                Some(Arc::new(schema.table().map_err(|error| HubError::Usage(error.to_string()))?))
-            }
-            _ => None,
-        };
-        Ok(Feed { collection: collection.clone(), epochs, projection: sink.projection, table })
+        let config = self.config.collections.get(collection);
+        let table = config.and_then(|config| config.table.clone());
+        let mapping = config.and_then(|config| config.mapping(sink.projection)).unwrap_or_default();
+        Ok(Feed { collection: collection.clone(), epochs, projection: sink.projection, table, mapping })
     }
 
     /// The feeds of a sink: of one collection, or of all that it takes.

@@ -4,6 +4,7 @@
 mod config;
 mod files;
 mod hub;
+mod mapping;
 mod run;
 mod status;
 mod yaml;

@@ -35,7 +35,7 @@ impl Bench {
         let epochs =
             lives::open(&*log, &[(collection.clone(), 2)]).await.unwrap().remove(&collection).unwrap().unwrap();
         let table = (projection == Projection::Table).then(|| Arc::new(table()));
-        let feed = Feed { collection, epochs: Arc::new(epochs), projection, table };
+        let feed = Feed { collection, epochs: Arc::new(epochs), projection, table, mapping: Arc::default() };
         Bench { store, log, feed, count: 0.into(), _folder: folder }
     }
 

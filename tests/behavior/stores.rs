@@ -57,6 +57,7 @@ impl Store {
             build: Build::Live(1),
             projection,
             table: (projection == Projection::Table).then(|| Arc::new(table())),
+            mapping: Arc::default(),
         }
     }
 

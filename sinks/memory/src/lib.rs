@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use primal_core::batch::{Batch, BatchEvent, Mode};
+use primal_core::batch::{Batch, BatchEvent};
 use primal_core::error::Rejected;
 use primal_core::sink::{
     Build, Builds, Capability, Class, Content, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader,
     Rebuild, Sink, SinkSpec, Stored, Swap, SwapKind, Target,
 };
-use primal_core::{Collection, Fault, SinkError, Version};
+use primal_core::{Collection, Fault, SinkError};
 use serde::Deserialize;
 
 /// This process's memory.
@@ -21,7 +21,14 @@ pub static MEMORY: SinkSpec = SinkSpec {
     summary: "this process's memory; gone when it ends",
     capability: Capability {
         class: Class::Transactional,
-        projections: &[Projection::Document, Projection::Table, Projection::Events],
+        projections: &[
+            Projection::Document,
+            Projection::Table,
+            Projection::Events,
+            Projection::Series,
+            Projection::Graph,
+            Projection::Vector,
+        ],
         swap: SwapKind::Atomic,
         reads: true,
         max_batch: 20_000,
@@ -150,16 +157,9 @@ impl Sink for Memory {
         tables.fence(target, batch)?;
         let records = tables.records.entry(target.place()).or_default();
         let mut outcome = Outcome::default();
-        let newer = |version: Version, stored: Version| match (batch.mode, target.projection.keeps_every_event()) {
-            (Mode::Apply, true) => false,
-            (Mode::Apply, false) => version > stored,
-            (Mode::Repair, false) => version >= stored,
-            // Of events with one id the first is the record.
-            (Mode::Repair, true) => version <= stored,
-        };
         for record in written {
             match records.get_mut(&record.identity) {
-                Some(stored) if !newer(record.version, stored.version) => {
+                Some(stored) if !target.replaces(batch.mode, record.version, stored.version) => {
                     outcome.stale += 1;
                     continue;
                 }

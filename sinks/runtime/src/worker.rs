@@ -8,7 +8,7 @@ use std::time::Duration;
 use primal_core::error::LogError;
 use primal_core::log::{Change, EventLog, Limits, Member, Subscription, TopicPartition};
 use primal_core::sink::{Build, Class, Target};
-use primal_core::{Collection, Env, Epochs, Projection, Retry, Sink, SinkSpec, Table};
+use primal_core::{Collection, Env, Epochs, Mapping, Projection, Retry, Sink, SinkSpec, Table};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -37,8 +37,10 @@ pub struct Feed {
     pub epochs: Arc<Epochs>,
     /// How it appears in the sink.
     pub projection: Projection,
-    /// Its columns, where the projection has them.
+    /// The columns of its schema, if that gives any.
     pub table: Option<Arc<Table>>,
+    /// How its payloads are read.
+    pub mapping: Arc<Mapping>,
 }
 
 impl Feed {
@@ -50,6 +52,7 @@ impl Feed {
             build,
             projection: self.projection,
             table: self.table.clone(),
+            mapping: self.mapping.clone(),
         }
     }
 }

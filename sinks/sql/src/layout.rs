@@ -67,7 +67,7 @@ impl Layout {
             columns.extend(EVENT.iter().map(ours));
         }
         let data_from = columns.len();
-        match (&target.table, target.projection) {
+        match (target.columns(), target.projection) {
             (Some(table), Projection::Table) => columns.extend(table.columns().iter().map(|column| Column {
                 name: column.name.clone(),
                 kind: column.kind.into(),
@@ -200,6 +200,7 @@ mod tests {
             build: Build::Live(1),
             projection,
             table: None,
+            mapping: Default::default(),
         }
     }
 

@@ -55,7 +55,7 @@ fn row<'a>(target: &Target, event: &BatchEvent<'a>) -> Result<Vec<Value<'a>>, Si
     if target.projection == Projection::Events {
         row.extend([Value::Text(event.op.as_str()), Value::Text(event.kind())]);
     }
-    match &target.table {
+    match target.columns() {
         Some(table) if target.projection == Projection::Table => {
             let cells = target.cells(event)?;
             let missing = table.columns().len() - cells.len();

@@ -50,6 +50,7 @@ pub fn feed(setup: &Setup) -> Feed {
         epochs: Arc::new(Epochs::first(setup.partitions as usize)),
         projection: setup.projection,
         table: None,
+        mapping: Arc::default(),
     }
 }
 
