@@ -43,11 +43,12 @@ impl Replay {
         let live = target.with_build(Build::Live(live));
         for letter in letters {
             let place = (letter.origin.partition, letter.version);
-            let identity = if live.projection.keeps_every_event() { &letter.id } else { &letter.key };
+            // A letter of a point does not tell which one it is.
+            let Some(identity) = live.identity(&letter.key, &letter.id, None, letter.at) else { continue };
             if done.contains(&place) {
                 continue;
             }
-            let held = reader.get(&live, identity).await?;
+            let held = reader.get(&live, &identity).await?;
             if held.is_none_or(|stored| stored.version != letter.version || stored.event_id != letter.id) {
                 continue;
             }

@@ -118,14 +118,15 @@ pub(crate) fn join(
     consumer.subscribe(&names).map_err(|e| failed(None, &e))?;
     let consumer = Arc::new(consumer);
     let leaving = Arc::new(AtomicBool::new(false));
-    poll(consumer.clone(), leaving.clone())?;
+    poll(consumer.clone(), source.clone(), leaving.clone())?;
     Ok(Box::new(Group { config: config.clone(), admin: admin.clone(), consumer, source, changes, leaving }))
 }
 
 /// Polls on a thread of its own: a member whose store stalls stays a member.
-fn poll(consumer: Arc<BaseConsumer<Membership>>, leaving: Arc<AtomicBool>) -> Result<(), LogError> {
+fn poll(consumer: Arc<BaseConsumer<Membership>>, source: Source, leaving: Arc<AtomicBool>) -> Result<(), LogError> {
     let run = move || {
         while !leaving.load(Ordering::Acquire) {
+            source.listen();
             if let Some(Err(error)) = consumer.poll(POLL) {
                 tracing::debug!(%error, "kafka");
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::FencedInstanceId) {

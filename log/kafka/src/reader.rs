@@ -87,6 +87,15 @@ impl Source {
         asked.map_err(|e| LogError::Internal(e.to_string()))?.map_err(|e| failed(None, &e))
     }
 
+    /// Takes what librdkafka says beside the partitions' queues, such as that no broker is there; it would pile up.
+    pub(crate) fn listen(&self) {
+        while let Some(said) = self.consumer.poll(Duration::ZERO) {
+            if let Err(error) = said {
+                tracing::debug!(%error, "kafka");
+            }
+        }
+    }
+
     /// Begins reading a partition that is not being read through this source. `known_end` is where the log ended a
     /// moment ago: whatever lies before it and is not delivered by then is no record.
     pub(crate) fn open(
@@ -122,6 +131,7 @@ impl Source {
             next: range.start,
             end: range.end,
             known_end,
+            failure: None,
         })
     }
 }
@@ -140,6 +150,8 @@ pub(crate) struct Reader {
     next: Offset,
     end: Offset,
     known_end: Option<Offset>,
+    /// An error that came behind records: librdkafka tells it once.
+    failure: Option<KafkaError>,
 }
 
 impl Drop for Reader {
@@ -213,10 +225,16 @@ impl PartitionReader for Reader {
     async fn fetch(&mut self, into: &mut Records, limits: Limits) -> Result<bool, LogError> {
         let had = into.len();
         loop {
+            if let Some(error) = self.failure.take() {
+                return Err(self.explained(error).await);
+            }
             let pass = match self.drain(into, limits) {
                 Ok(pass) => pass,
-                // What was read before the error is delivered first; the error comes again.
-                Err(_) if into.len() > had => return Ok(true),
+                // What was read before the error is delivered first.
+                Err(error) if into.len() > had => {
+                    self.failure = Some(error);
+                    return Ok(true);
+                }
                 Err(error) => return Err(self.explained(error).await),
             };
             if into.len() > had {
