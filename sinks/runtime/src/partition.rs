@@ -2,6 +2,7 @@
 //! next batch is fetched while the one before is written.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashSet;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::deliver::{Delivery, Ended, Shared};
 use crate::status::State;
 
-/// How long no event comes before the store is asked whether it is still as it was.
+/// How long no event comes before the store is asked whether it is still as it was, and the log whether it has none.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// A request to the worker, which owns the place in the group.
@@ -33,6 +34,8 @@ pub(crate) struct PartitionTask {
     pub starts: mpsc::Sender<Start>,
     pub cancel: CancellationToken,
     pub limits: Limits,
+    /// Where the log ended when reading was last begun anew because nothing had come.
+    pub reread: AtomicI64,
 }
 
 impl PartitionTask {
@@ -218,9 +221,23 @@ impl PartitionTask {
         match self.cancel.run_until_cancelled(asked).await {
             None => Err(Ended::Cancelled),
             Some(Ok(false)) => Err(Ended::Reestablish),
+            Some(Ok(true)) => self.listen(position).await,
             // There is nothing to write, so nothing is wrong yet; the next write or look will tell.
-            Some(Ok(true) | Err(_)) => Ok(()),
+            Some(Err(_)) => Ok(()),
         }
+    }
+
+    /// Whether the log has events that were not delivered in all that time: then reading begins anew. What lies at the end
+    /// may be no events at all (marks of transactions), so that is done once for each end.
+    async fn listen(&self, position: Option<Position>) -> Result<(), Ended> {
+        let asked = self.shared.log.extents(&self.place.topic);
+        let Some(Ok(Some(extents))) = self.cancel.run_until_cancelled(asked).await else { return Ok(()) };
+        let end = extents.get(self.place.partition as usize).map_or(0, |extent| extent.end);
+        if end > self.epochs.resume(position) && self.reread.swap(end, Ordering::Relaxed) != end {
+            tracing::info!(sink = self.shared.name, place = ?self.place, end, "nothing came; reading anew");
+            return Err(Ended::Reestablish);
+        }
+        Ok(())
     }
 
     /// At least one record, then as many as come within the linger.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use primal_core::error::LogError;
@@ -284,6 +285,7 @@ impl Worker {
                 starts: starts.clone(),
                 cancel: cancel.clone(),
                 limits,
+                reread: AtomicI64::new(0),
             };
             let failed = failed.clone();
             let handle = tokio::spawn(async move {
