@@ -174,7 +174,7 @@ pub fn replay() -> ExitCode {
 
 fn start(level: &str, command: impl Future<Output = Outcome>) -> ExitCode {
     let filter = EnvFilter::try_from_env("PRIMALCORE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("{level},sqlx=warn,librdkafka=error,rdkafka=error")));
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},sqlx=warn,librdkafka=off,rdkafka=off")));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

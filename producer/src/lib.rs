@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 use metrics::{counter, histogram};
 use primal_core::error::LogError;
-use primal_core::log::EventLog;
+use primal_core::log::{Appended, EventLog};
 use primal_core::nearest::hint;
 use primal_core::record::NewRecord;
 use primal_core::{Collection, Env, Epochs, Offset, Partition, Primal, Version};
 use primal_schemas::Schema;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use draft::{Draft, Reason, Refused};
 use window::{Claim, Window};
@@ -97,14 +97,14 @@ pub struct Producer {
     options: Options,
     env: Env,
     window: Window,
-    room: Semaphore,
+    room: Arc<Semaphore>,
 }
 
 impl Producer {
     /// For the given collections. The log is not touched yet.
     pub fn new(log: Arc<dyn EventLog>, collections: Vec<Published>, options: Options, env: Env) -> Self {
         let collections = collections.into_iter().map(|c| (c.collection.to_string(), c)).collect();
-        let room = Semaphore::new(options.max_pending_bytes);
+        let room = Arc::new(Semaphore::new(options.max_pending_bytes));
         let window = Window::new(options.window);
         Producer { log, collections, options, env, window, room }
     }
@@ -205,45 +205,52 @@ impl Producer {
         *bytes = 0;
         let permits = u32::try_from(wanted).unwrap_or(u32::MAX);
         let closed = |_| LogError::Unavailable("the producer is closed".to_owned());
-        let _room = self.room.acquire_many(permits).await.map_err(closed)?;
-        let claims = std::mem::take(places);
-        match self.log.append(std::mem::take(records)).await {
-            Ok(appended) => {
-                counter!("primalcore_published_total").increment(appended.len() as u64);
-                for ((place, collection, id, claim), appended) in claims.into_iter().zip(appended) {
-                    if let Some(Claim::Ours(ours)) = claim {
-                        ours.published(appended);
-                    }
-                    if let Some(slot) = receipts.get_mut(place) {
-                        *slot = Some(self.receipt(&collection, id, appended, false));
-                    }
-                }
-                Ok(())
-            }
-            Err(failed) => {
-                // What is known to be durable answers the next request with its id; the rest may be sent again.
-                for ((_, _, _, claim), appended) in claims.into_iter().zip(failed.appended) {
-                    if let (Some(Claim::Ours(ours)), Some(appended)) = (claim, appended) {
-                        ours.published(appended);
-                    }
-                }
-                Err(failed.error.into())
+        let room = self.room.clone().acquire_many_owned(permits).await.map_err(closed)?;
+        let (places, claims): (Vec<_>, _) =
+            places.drain(..).map(|(place, collection, id, claim)| ((place, collection, id), claim)).unzip();
+        // A task of its own: a caller that does not wait any more cannot take back what the log was given, and a repeat of
+        // its request has to find these ids on their way, not free.
+        let sent = tokio::spawn(send(self.log.clone(), std::mem::take(records), claims, room));
+        let lost = |e| LogError::Unavailable(format!("the task that appends ended: {e}"));
+        let appended = sent.await.map_err(lost)??;
+        for ((place, collection, id), appended) in places.into_iter().zip(appended) {
+            if let Some(slot) = receipts.get_mut(place) {
+                *slot = Some(self.receipt(&collection, id, appended, false));
             }
         }
+        Ok(())
     }
 
-    fn receipt(
-        &self,
-        collection: &Collection,
-        id: String,
-        appended: primal_core::log::Appended,
-        repeated: bool,
-    ) -> Receipt {
+    fn receipt(&self, collection: &Collection, id: String, appended: Appended, repeated: bool) -> Receipt {
         let epochs = self.collections.get(collection.as_str()).and_then(|c| c.epochs.as_ref().ok());
         let (partition, offset) = (appended.partition, appended.offset);
         let version = epochs.map_or_else(|| Version::new(0, offset), |epochs| epochs.version(partition, offset));
         Receipt { collection: collection.to_string(), id, partition, offset, version, repeated }
     }
+}
+
+/// Appends records, and settles their claims when it is known what became of them.
+async fn send(
+    log: Arc<dyn EventLog>,
+    records: Vec<NewRecord>,
+    claims: Vec<Option<Claim>>,
+    _room: OwnedSemaphorePermit,
+) -> Result<Vec<Appended>, LogError> {
+    let result = log.append(records).await;
+    let known = match &result {
+        Ok(appended) => {
+            counter!("primalcore_published_total").increment(appended.len() as u64);
+            appended.iter().copied().map(Some).collect()
+        }
+        // What is known to be durable answers the next request with its id; the rest may be sent again.
+        Err(failed) => failed.appended.clone(),
+    };
+    for (claim, appended) in claims.into_iter().zip(known) {
+        if let (Some(Claim::Ours(ours)), Some(appended)) = (claim, appended) {
+            ours.published(appended);
+        }
+    }
+    result.map_err(|failed| failed.error)
 }
 
 /// An event that may be appended.

@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says so by panicking")]
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use primal_core::log::EventLog;
-use primal_core::{Collection, Env, lives};
+use primal_core::error::{AppendError, LogError};
+use primal_core::log::{Appended, EventLog, Extent, Member, PartitionReader, Subscription, TopicSpec};
+use primal_core::record::NewRecord;
+use primal_core::{Collection, Env, Offset, Partition, Timestamp, Topic, lives};
 use primal_log_embedded::{Config, EmbeddedLog};
 use primal_producer::gateway::{Gateway, Hub, Later, Limits};
 use primal_producer::{Options, Producer, Published};
@@ -162,6 +165,59 @@ async fn a_repeated_id_is_one_event_also_at_once_and_after_a_restart() {
     let (status, answer) = again.events("application/cloudevents+json", event("same", "k").to_string()).await;
     assert_eq!((status.as_u16(), &answer["receipts"][0]["repeated"]), (200, &json!(true)));
     assert_eq!(again.count().await, 1);
+}
+
+/// A log that takes its time to append, and appends whether anybody waits for it or not, as a client of Kafka does.
+struct Slow(Arc<dyn EventLog>);
+
+#[async_trait::async_trait]
+impl EventLog for Slow {
+    async fn create(&self, topic: &Topic, spec: TopicSpec) -> Result<(), LogError> {
+        self.0.create(topic, spec).await
+    }
+    async fn extents(&self, topic: &Topic) -> Result<Option<Vec<Extent>>, LogError> {
+        self.0.extents(topic).await
+    }
+    async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Appended>, AppendError> {
+        let log = self.0.clone();
+        let later = async move {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            log.append(records).await
+        };
+        tokio::spawn(later).await.unwrap()
+    }
+    async fn offsets_at(&self, topic: &Topic, at: Timestamp) -> Result<Vec<Offset>, LogError> {
+        self.0.offsets_at(topic, at).await
+    }
+    async fn subscribe(&self, member: &Member, topics: &[Topic]) -> Result<Box<dyn Subscription>, LogError> {
+        self.0.subscribe(member, topics).await
+    }
+    async fn read(
+        &self,
+        topic: &Topic,
+        partition: Partition,
+        range: Range<Offset>,
+    ) -> Result<Box<dyn PartitionReader>, LogError> {
+        self.0.read(topic, partition, range).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_given_up_and_is_sent_again_is_one_event() {
+    let Served { log, folder, .. } = serve().await;
+    let served = over(Arc::new(Slow(log)), folder, Limits { answer: Duration::from_millis(100), ..limits() }).await;
+    let mut answers = Vec::new();
+    let receipt = loop {
+        let (status, answer) = served.events("application/cloudevents+json", event("same", "k").to_string()).await;
+        if status.is_success() {
+            break answer;
+        }
+        answers.push(status.as_u16());
+    };
+    assert!(answers.len() >= 2 && answers.iter().all(|status| *status == 503), "{answers:?}");
+    assert_eq!(receipt["receipts"][0]["repeated"], json!(true));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(served.count().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use primal_core::sink::{Build, Class, Target};
 use primal_core::{Collection, Env, Epochs, Mapping, Projection, Retry, Sink, SinkSpec, Table};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::breaker::Breaker;
@@ -26,6 +26,9 @@ use crate::status::{State, Status};
 const DRAIN: Duration = Duration::from_secs(4);
 /// How often the group's offsets, the parked keys and the heartbeat are brought up to date.
 const TICK: Duration = Duration::from_secs(1);
+/// A place in the group that is taken once may have been taken by ourselves: a member that was silent for too long and comes
+/// back is another one to the broker. Taken again within this time, it is another process with our name.
+const TAKEN_AGAIN: Duration = Duration::from_secs(120);
 /// Every so many ticks the heartbeat is written even if nothing changed.
 const ALIVE_TICKS: u64 = 10;
 
@@ -150,6 +153,7 @@ impl Worker {
             let count = self.shared.parked.count(collection);
             self.shared.status.parked(&feed.collection, count);
         }
+        let mut taken: Option<Instant> = None;
         loop {
             // The store first: a worker that cannot write must not take partitions away from one that can.
             if shutdown.run_until_cancelled(self.connect()).await.transpose()?.is_none() {
@@ -158,6 +162,10 @@ impl Worker {
             let error = match self.join(shutdown).await {
                 Ok(()) => return Ok(()),
                 Err(Left::Log(error)) if error.is_passing() => error,
+                Err(Left::Log(error @ LogError::Taken(_))) if taken.is_none_or(|at| at.elapsed() > TAKEN_AGAIN) => {
+                    taken = Some(Instant::now());
+                    error
+                }
                 Err(Left::Log(error)) => return Err(error.to_string()),
                 Err(Left::Failed(reason)) => return Err(reason),
             };
@@ -307,7 +315,7 @@ impl Worker {
             Class::Overwrite => DRAIN.max(self.shared.options.write_timeout()),
             Class::Transactional | Class::Versioned | Class::Append => DRAIN,
         };
-        let until = tokio::time::Instant::now() + limit;
+        let until = Instant::now() + limit;
         for (_, mut handle) in ending {
             if tokio::time::timeout_at(until, &mut handle).await.is_err() {
                 // The store does not answer. Its transaction fails or commits with its position, so nothing is lost.
