@@ -415,12 +415,6 @@ sinks:
         let log = "log: { embedded: { path: a.db } }\n";
         let cases = [
             (
-                &*format!(
-                    "{log}collections:\n  a: {{}}\nsinks:\n  s: {{ type: memory, projection: series, collections: [a] }}\n"
-                ),
-                "hub.yaml:5: sinks.s: projection `series` has to know how payloads are read; set collections.a.series",
-            ),
-            (
                 &*format!("{log}collections:\n  a: {{ series: {{ tags: [x] }} }}\n"),
                 "hub.yaml:3: collections.a.series: a series needs a schema that says what its fields are; set `schema` of the collection",
             ),

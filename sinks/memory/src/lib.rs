@@ -21,14 +21,7 @@ pub static MEMORY: SinkSpec = SinkSpec {
     summary: "this process's memory; gone when it ends",
     capability: Capability {
         class: Class::Transactional,
-        projections: &[
-            Projection::Document,
-            Projection::Table,
-            Projection::Events,
-            Projection::Series,
-            Projection::Graph,
-            Projection::Vector,
-        ],
+        projections: &[Projection::Document, Projection::Table, Projection::Events],
         swap: SwapKind::Atomic,
         reads: true,
         max_batch: 20_000,
