@@ -3,10 +3,10 @@
 //! dead letter; so before it is swapped in, it is given what readers have seen.
 
 use hashbrown::HashSet;
-use primal_core::Version;
 use primal_core::batch::Mode;
 use primal_core::event::EventRef;
 use primal_core::sink::{Build, Target};
+use primal_core::{Fault, Version};
 use primal_runtime::dead_letter::{self, DeadLetter, Kind};
 
 use crate::plan::Range;
@@ -41,6 +41,12 @@ impl Replay {
         }
         let live = self.sink.builds(&self.name, collection).await?.live;
         let live = target.with_build(Build::Live(live));
+        match self.sink.prepare(&live).await {
+            Ok(()) => {}
+            // It was built for another schema, and cannot be read by this one.
+            Err(error) if error.fault == Fault::Incompatible => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
         for letter in letters {
             let place = (letter.origin.partition, letter.version);
             // A letter of a point does not tell which one it is.
