@@ -30,6 +30,7 @@ impl Store {
         let folder = tempfile::tempdir().unwrap();
         let pairs = match spec.name {
             "memory" => vec![("name", namespace)],
+            "mongodb" => vec![("url", server("ferretdb").await), ("database", namespace)],
             "sqlite" => vec![("path", folder.path().join("hub.sqlite").display().to_string())],
             "postgres" => vec![("url", server("postgres").await), ("schema", namespace)],
             "redis" => vec![("url", server("redis").await), ("prefix", format!("{namespace}:"))],

@@ -60,6 +60,31 @@ own() {
   $(as_user "$user") test -x "$1" || die "user $user cannot reach $1 (a parent folder is closed to others, and this server refuses root)"
 }
 
+# go_build BINARY MODULE@VERSION PACKAGE [OLD[@V]=NEW@V...]: build PACKAGE in a wrapper module that takes over the module's
+# own go.sum and replace lines (all but those to a local folder), which `go install` refuses. PACKAGE "." is a main.go on stdin.
+go_build() {
+  local out=$1 module=$2 package=$3; shift 3
+  [ -x "$out" ] && return
+  command -v go >/dev/null || die "needs go"
+  echo "$NAME: building $package of $module" >&2
+  local dir; dir=$(mktemp -d)
+  [ "$package" != . ] || cat >"$dir/main.go"
+  (
+    cd "$dir"
+    go mod init wrapper
+    go mod download "$module" || exit 1
+    src=$(go list -m -f '{{.Dir}}' "$module")
+    cp "$src/go.sum" . && chmod u+w go.sum
+    awk '{ sub("//.*", "") } /^replace *\(/ { in_block = 1; next } /^\)/ { in_block = 0 }
+         in_block || sub(/^replace +/, "") { if ($2 == "=>") { old = $1; to = $3; v = $4 } else { old = $1 "@" $2; to = $4; v = $5 }
+           if (to != "" && to !~ /^[.\/]/) print old "=" to "@" v }' "$src/go.mod" >replaces
+    for r in $(cat replaces) "$@"; do go mod edit -replace "$r"; done
+    go get "$module" || exit 1
+    CGO_ENABLED=0 GOFLAGS=-mod=mod go build -trimpath -ldflags "-s -w ${GO_LDFLAGS:-}" -o "$dir/out" "$package"
+  ) >"$dir/log" 2>&1 || { tail -30 "$dir/log" >&2; rm -rf "$dir"; die "go build of $package failed"; }
+  mkdir -p "$(dirname "$out")"; mv "$dir/out" "$out"; rm -rf "$dir"
+}
+
 # background COMMAND...: start it detached, its output in $LOG_FILE, its pid in $PID_FILE.
 background() {
   mkdir -p "$DATA_DIR"

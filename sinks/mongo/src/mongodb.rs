@@ -1,0 +1,367 @@
+//! MongoDB: a collection for each generation, and a view of the live one under the plain name. In a replica set data and
+//! position are one transaction; on a single server the position is asked before the first record and moved after the last.
+
+use std::sync::Arc;
+
+use ::mongodb::ClientSession;
+use ::mongodb::bson::{Document, doc};
+use ::mongodb::options::{ConnectionString, ReadConcern, WriteConcern};
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use primal_core::batch::Batch;
+use primal_core::settings::Secret;
+use primal_core::sink::{
+    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
+    Stored, Swap, SwapKind, Target,
+};
+use primal_core::{Collection, Fault, Offset, Settings, SettingsError, SinkError};
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+
+use crate::connection::{Connection, is_rejection, number};
+use crate::record::{NONE, decode, statements};
+use crate::state::{builds_of, first_error, generations, wrong_generation};
+
+/// MongoDB.
+pub static MONGODB: SinkSpec = SinkSpec {
+    name: "mongodb",
+    family: "mongo",
+    summary: "MongoDB 4.4 and later, and servers that speak its protocol; a replica set makes it exactly once",
+    capability: Capability {
+        // What a single server keeps. A replica set has transactions, and then data and position are one.
+        class: Class::Versioned,
+        projections: &[Projection::Document, Projection::Events],
+        swap: SwapKind::Atomic,
+        reads: true,
+        // A command takes 100,000 statements (https://www.mongodb.com/docs/manual/reference/limits/) and an event is two;
+        // a transaction should end within seconds.
+        max_batch: 1_000,
+        // A document may have 16 MiB (the same page). The text always fits; the payload's second form, which is a document
+        // and may weigh several times as much, is left out where it does not.
+        max_payload: 8 << 20,
+    },
+    options: &[
+        OptionSpec {
+            name: "url",
+            default: None,
+            help: "`mongodb://user:password@host:27017,host2:27017/?replicaSet=rs0`, with `tls=true` for TLS; \
+                   `mongodb+srv` is not taken, name the hosts",
+        },
+        OptionSpec { name: "database", default: Some("primalcore"), help: "the database that records are kept in" },
+    ],
+    build: |settings| Ok(Arc::new(Mongo::new(settings)?) as Arc<dyn Sink>),
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    url: Secret,
+    #[serde(default = "default_database")]
+    database: String,
+}
+
+fn default_database() -> String {
+    "primalcore".to_owned()
+}
+
+/// Records of a page of a scan.
+const PAGE: usize = 1_000;
+
+/// A message may have 48,000,000 bytes (`maxMessageSizeBytes`,
+/// <https://www.mongodb.com/docs/manual/reference/command/hello/>); a batch that is larger goes in several.
+const MESSAGE: usize = 32 << 20;
+
+pub(crate) struct Mongo {
+    pub(crate) server: Connection,
+}
+
+impl Mongo {
+    fn new(settings: &Settings) -> Result<Self, SettingsError> {
+        let config: Config = settings.read()?;
+        // The parser's own words may quote what stands around a password.
+        let url = ConnectionString::parse(config.url.expose()).map_err(|_| {
+            settings.error(
+                "`url` is no MongoDB address such as mongodb://user:password@host:27017/?replicaSet=rs0; letters like \
+                 @ : / ? in user and password are written %40 %3A %2F %3F",
+            )
+        })?;
+        if config.database.is_empty() || config.database.contains(['/', '\\', '.', ' ', '"', '$', '\0']) {
+            return Err(settings.error(format!("`database` is no name of a database: {:?}", config.database)));
+        }
+        let address = config.url.without_password();
+        Ok(Mongo { server: Connection { url, address, database: config.database, open: OnceCell::new() } })
+    }
+}
+
+/// The collection that a target's records are in. The plain name is a view: what is meant for a generation that was
+/// replaced meanwhile cannot land in its successor.
+pub(crate) fn records(target: &Target) -> String {
+    target.position_name()
+}
+
+#[async_trait]
+impl Sink for Mongo {
+    async fn check(&self) -> Result<Health, SinkError> {
+        let open = self.server.open().await?;
+        let built = self.server.run(None, "asking", doc! { "buildInfo": 1 }, false).await?;
+        // Answered only to those who may read.
+        let list = doc! { "listCollections": 1, "nameOnly": true };
+        self.server.run(None, "listing collections of", list, false).await?;
+        let version = built.get_str("version").unwrap_or("of unknown version");
+        let mut notes = Vec::new();
+        if !open.transactions {
+            notes.push(
+                "no transactions: positions are moved after the records (effectively once); a replica set, even of one \
+                 member, makes it exactly once"
+                    .to_owned(),
+            );
+        }
+        let product = if built.contains_key("ferretdb") { "FerretDB, as MongoDB" } else { "MongoDB" };
+        if product != "MongoDB" {
+            notes.push("no views: read the live generation's own collection, such as flights__g1".to_owned());
+        }
+        Ok(Health { version: format!("{product} {version}"), notes })
+    }
+
+    async fn builds(&self, sink: &str, collection: &Collection) -> Result<Builds, SinkError> {
+        let found = self.server.state(None, doc! { "$in": [generations(sink, collection)] }).await?;
+        Ok(builds_of(found.first()))
+    }
+
+    async fn prepare(&self, target: &Target) -> Result<(), SinkError> {
+        self.refuse_strange(target).await?;
+        self.make(doc! { "create": records(target) }).await?;
+        if matches!(target.build, Build::Live(_) | Build::Beside(_)) {
+            let first = doc! {
+                "q": { "_id": generations(&target.sink, &target.collection) },
+                "u": { "$setOnInsert": { "live": 1_i64 } },
+                "upsert": true,
+            };
+            self.server.update_state(None, "preparing", vec![first]).await?;
+        }
+        if let Build::Live(_) = target.build {
+            self.show(target).await?;
+        }
+        Ok(())
+    }
+
+    async fn positions(&self, target: &Target) -> Result<Positions, SinkError> {
+        self.server.positions_of(None, target).await
+    }
+
+    async fn write(&self, target: &Target, batch: &Batch<'_>) -> Result<Outcome, SinkError> {
+        let all: Vec<_> =
+            batch.events.iter().flat_map(|event| statements(event, target.projection, batch.mode)).collect();
+        if !self.server.open().await?.transactions {
+            self.server.fence(None, target, batch.partition, batch.advance).await?;
+            let outcome = self.apply(None, target, batch, all).await?;
+            if let Some(advance) = batch.advance {
+                self.server.advance(None, target, batch.partition, advance).await?;
+            }
+            return Ok(outcome);
+        }
+        self.transaction("writing to", async |session| {
+            self.server.fence(Some(session), target, batch.partition, batch.advance).await?;
+            match batch.advance {
+                Some(advance) => self.server.advance(Some(session), target, batch.partition, advance).await?,
+                None => {}
+            }
+            if batch.advance.is_none_or(|advance| advance.expected.is_none()) {
+                self.hold_generation(session, target).await?;
+            }
+            self.apply(Some(session), target, batch, all).await
+        })
+        .await
+    }
+
+    fn reader(&self) -> Option<&dyn Reader> {
+        Some(self)
+    }
+
+    fn swap(&self) -> Option<&dyn Swap> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        if let Some(open) = self.server.open.get() {
+            let ended = open.client.clone().shutdown();
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), ended).await;
+        }
+    }
+}
+
+impl Mongo {
+    /// All or nothing: whatever fails inside ends the transaction. What a frozen process began is ended by the server
+    /// after a minute (`transactionLifetimeLimitSeconds`).
+    pub(crate) async fn transaction<T>(
+        &self,
+        doing: &str,
+        inside: impl AsyncFnOnce(&mut ClientSession) -> Result<T, SinkError>,
+    ) -> Result<T, SinkError> {
+        let client = &self.server.open().await?.client;
+        let mut session = self.server.bounded(doing, async { client.start_session().await }).await?;
+        let begun = session
+            .start_transaction()
+            .read_concern(ReadConcern::snapshot())
+            .write_concern(WriteConcern::builder().w(Some(::mongodb::options::Acknowledgment::Majority)).build());
+        self.server.bounded(doing, async { begun.await }).await?;
+        match inside(&mut session).await {
+            Ok(done) => {
+                self.server.bounded(doing, async { session.commit_transaction().await }).await?;
+                Ok(done)
+            }
+            Err(error) => {
+                let _ = self.server.bounded(doing, async { session.abort_transaction().await }).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a transaction that moves no position a swap has seen collide with a swap: both write the generations.
+    async fn hold_generation(&self, session: &mut ClientSession, target: &Target) -> Result<(), SinkError> {
+        let live = match target.build {
+            Build::Live(generation) => doc! { "$eq": generation as i64 },
+            Build::Beside(generation) => doc! { "$ne": generation as i64 },
+            Build::Named(_) => return Ok(()),
+        };
+        let id = generations(&target.sink, &target.collection);
+        let hold = doc! { "q": { "_id": id, "live": live }, "u": { "$inc": { "held": 1_i64 } } };
+        match self.server.update_state(Some(session), "writing to", vec![hold]).await? {
+            0 => Err(wrong_generation(target, 0)
+                .unwrap_or_else(|| SinkError::new(Fault::Internal, format!("{} is not prepared", target.collection)))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends the statements in as few commands as their size allows. Of each the answer's errors are read, because the
+    /// command is a success all the same.
+    async fn apply(
+        &self,
+        mut session: Option<&mut ClientSession>,
+        target: &Target,
+        batch: &Batch<'_>,
+        statements: Vec<(Offset, Document)>,
+    ) -> Result<Outcome, SinkError> {
+        let (mut found, mut made) = (0, 0);
+        for part in parts(statements) {
+            let (offsets, updates): (Vec<_>, Vec<_>) = part.into_iter().unzip();
+            let command = doc! { "update": records(target), "updates": updates, "ordered": true };
+            let answer = self.server.run(session.as_deref_mut(), "writing to", command, true).await?;
+            if let Some((place, code, why)) = first_error(&answer) {
+                return Err(match offsets.get(place) {
+                    Some(offset) if is_rejection(code) => SinkError::rejected(*offset, format!("{why} (code {code})")),
+                    _ => self.server.said("writing to", code, &why),
+                });
+            }
+            found += number(&answer, "n");
+            made += answer.get_array("upserted").map_or(0, Vec::len) as u64;
+        }
+        // One statement of each event finds or makes its place, so the rest of what was found is what was replaced.
+        let events = batch.events.len() as u64;
+        let once = batch.mode == primal_core::Mode::Apply && target.projection.keeps_every_event();
+        let applied = if once { made } else { (found as u64).saturating_sub(events) };
+        Ok(Outcome { applied, stale: events - applied })
+    }
+
+    /// Makes a collection or view that may be there already.
+    pub(crate) async fn make(&self, create: Document) -> Result<(), SinkError> {
+        let open = self.server.open().await?;
+        let call = async {
+            match open.database.run_command(create).await {
+                Ok(_) => Ok(()),
+                // NamespaceExists.
+                Err(error) if code_of(&error) == Some(48) => Ok(()),
+                Err(error) => Err(error),
+            }
+        };
+        self.server.bounded("preparing", call).await
+    }
+
+    /// Refuses a collection with records of somebody else, or of another projection.
+    async fn refuse_strange(&self, target: &Target) -> Result<(), SinkError> {
+        let find =
+            doc! { "find": records(target), "limit": 1, "singleBatch": true, "projection": { "data": 0, "_data": 0 } };
+        let answer = self.server.run(None, "preparing", find, false).await?;
+        let found = answer.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).ok();
+        let Some(one) = found.and_then(|found| found.first()).and_then(|one| one.as_document()) else { return Ok(()) };
+        let (ours, events) = (one.contains_key("_version"), one.contains_key("_key"));
+        if ours && events == target.projection.keeps_every_event() {
+            return Ok(());
+        }
+        let held = if ours { "records of another projection" } else { "something that this hub did not write" };
+        let message = format!(
+            "collection {:?} of database {:?} at {} holds {held}; rename it, set `database` for sink {}, or rebuild \
+             with `primalcore replay` (collection {})",
+            records(target),
+            self.server.database,
+            self.server.address,
+            target.sink,
+            target.collection
+        );
+        Err(SinkError::new(Fault::Incompatible, message))
+    }
+
+    fn decoded(&self, target: &Target, record: &Document) -> Result<Stored, SinkError> {
+        let strange = || {
+            let id = record.get("_id").map(ToString::to_string).unwrap_or_default();
+            let message =
+                format!("{id} of {:?} at {} was not written by this hub", records(target), self.server.address);
+            SinkError::new(Fault::Incompatible, message)
+        };
+        decode(record).ok_or_else(strange)
+    }
+}
+
+/// The code of what a server said, if it said no.
+pub(crate) fn code_of(error: &::mongodb::error::Error) -> Option<i32> {
+    match &*error.kind {
+        ::mongodb::error::ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
+/// Cuts statements into commands.
+fn parts(statements: Vec<(Offset, Document)>) -> Vec<Vec<(Offset, Document)>> {
+    let (mut parts, mut size) = (Vec::<Vec<_>>::new(), usize::MAX);
+    for statement in statements {
+        // What it weighs, about: the text, and room for its other form.
+        let weight = ::mongodb::bson::RawDocumentBuf::try_from(&statement.1).map_or(0, |raw| raw.as_bytes().len() + 16);
+        match parts.last_mut().filter(|_| size.saturating_add(weight) <= MESSAGE) {
+            Some(part) => part.push(statement),
+            None => {
+                parts.push(vec![statement]);
+                size = 0;
+            }
+        }
+        size += weight;
+    }
+    parts
+}
+
+#[async_trait]
+impl Reader for Mongo {
+    async fn get(&self, target: &Target, identity: &str) -> Result<Option<Stored>, SinkError> {
+        Ok(self.find(target, doc! { "$eq": identity }).await?.pop())
+    }
+
+    async fn scan(&self, target: &Target, cursor: Option<&str>) -> Result<Page, SinkError> {
+        let records = self.find(target, doc! { "$gt": cursor.unwrap_or("") }).await?;
+        let next = records.last().filter(|_| records.len() == PAGE).map(|last| last.identity.clone());
+        Ok(Page { records, next })
+    }
+}
+
+impl Mongo {
+    /// A page of records by a filter of their ids, in the order of these.
+    async fn find(&self, target: &Target, ids: Document) -> Result<Vec<Stored>, SinkError> {
+        let open = self.server.open().await?;
+        let call = async {
+            let collection = open.database.collection::<Document>(&records(target));
+            let find = collection.find(doc! { "_id": ids, "_version": { "$gt": NONE } });
+            let found = find.sort(doc! { "_id": 1 }).limit(PAGE as i64).projection(doc! { "data": 0 }).await?;
+            found.try_collect::<Vec<Document>>().await
+        };
+        let found = self.server.bounded("reading", call).await?;
+        found.iter().map(|record| self.decoded(target, record)).collect()
+    }
+}
