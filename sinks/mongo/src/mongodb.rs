@@ -116,10 +116,11 @@ impl Sink for Mongo {
                     .to_owned(),
             );
         }
-        let product = if built.contains_key("ferretdb") { "FerretDB, as MongoDB" } else { "MongoDB" };
-        if product != "MongoDB" {
+        let imitated = built.contains_key("ferretdbVersion") || built.contains_key("ferretdb");
+        if imitated {
             notes.push("no views: read the live generation's own collection, such as flights__g1".to_owned());
         }
+        let product = if imitated { "FerretDB, as MongoDB" } else { "MongoDB" };
         Ok(Health { version: format!("{product} {version}"), notes })
     }
 
@@ -162,9 +163,8 @@ impl Sink for Mongo {
         }
         self.transaction("writing to", async |session| {
             self.server.fence(Some(session), target, batch.partition, batch.advance).await?;
-            match batch.advance {
-                Some(advance) => self.server.advance(Some(session), target, batch.partition, advance).await?,
-                None => {}
+            if let Some(advance) = batch.advance {
+                self.server.advance(Some(session), target, batch.partition, advance).await?;
             }
             if batch.advance.is_none_or(|advance| advance.expected.is_none()) {
                 self.hold_generation(session, target).await?;
