@@ -248,6 +248,7 @@ async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
         "postgres" => settings(&[("url", "postgres://me:hunter2@127.0.0.1:1/db".to_owned())]),
         "redis" => settings(&[("url", "redis://me:hunter2@127.0.0.1:1/".to_owned())]),
         "mongodb" => settings(&[("url", "mongodb://me:hunter2@127.0.0.1:1/".to_owned())]),
+        "neo4j" => settings(&[("url", "http://me:hunter2@127.0.0.1:1/".to_owned())]),
         "sqlite" => settings(&[("path", "/proc/none/hub.sqlite".to_owned())]),
         _ => return Err(Lacks("anything that can be down")),
     };
@@ -265,6 +266,7 @@ async fn wrong_credentials_are_called_that(store: Store) -> Verdict {
         "postgres" => server("postgres").await.replace("//postgres@", "//nobody:hunter2@"),
         "redis" => server("redis").await.replace("//", "//nobody:hunter2@"),
         "mongodb" => server("ferretdb").await.replace("//", "//nobody:hunter2@"),
+        "neo4j" => server("neo4j").await.replace("//neo4j:primalcore@", "//nobody:hunter2@"),
         _ => return Err(Lacks("credentials")),
     };
     let sink = (store.spec.build)(&settings(&[("url", wrong)])).unwrap();

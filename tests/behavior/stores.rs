@@ -31,6 +31,7 @@ impl Store {
         let pairs = match spec.name {
             "memory" => vec![("name", namespace)],
             "mongodb" => vec![("url", server("ferretdb").await), ("database", namespace)],
+            "neo4j" => vec![("url", server("neo4j").await), ("prefix", namespace)],
             "sqlite" => vec![("path", folder.path().join("hub.sqlite").display().to_string())],
             "postgres" => vec![("url", server("postgres").await), ("schema", namespace)],
             "redis" => vec![("url", server("redis").await), ("prefix", format!("{namespace}:"))],

@@ -5,8 +5,14 @@ use primal_core::SinkSpec;
 use primal_core::nearest::hint;
 
 /// Every store and the feature that compiles it in, by name.
-pub const KNOWN: &[(&str, &str)] =
-    &[("memory", "memory"), ("mongodb", "mongo"), ("postgres", "sql"), ("redis", "resp"), ("sqlite", "sql")];
+pub const KNOWN: &[(&str, &str)] = &[
+    ("memory", "memory"),
+    ("mongodb", "mongo"),
+    ("neo4j", "bolt"),
+    ("postgres", "sql"),
+    ("redis", "resp"),
+    ("sqlite", "sql"),
+];
 
 /// The stores of this build.
 pub fn all() -> Vec<&'static SinkSpec> {
@@ -15,6 +21,8 @@ pub fn all() -> Vec<&'static SinkSpec> {
         &primal_sink_memory::MEMORY,
         #[cfg(feature = "mongo")]
         &primal_sink_mongo::MONGODB,
+        #[cfg(feature = "bolt")]
+        &primal_sink_bolt::NEO4J,
         #[cfg(feature = "sql")]
         &primal_sink_sql::POSTGRES,
         #[cfg(feature = "resp")]
@@ -44,7 +52,7 @@ pub fn find(name: &str) -> Result<&'static SinkSpec, String> {
 mod tests {
     use super::*;
 
-    #[cfg(all(feature = "memory", feature = "mongo", feature = "resp", feature = "sql"))]
+    #[cfg(all(feature = "bolt", feature = "memory", feature = "mongo", feature = "resp", feature = "sql"))]
     #[test]
     fn every_known_store_is_registered_under_its_family() {
         let registered: Vec<_> = all().iter().map(|spec| (spec.name, spec.family)).collect();
