@@ -13,6 +13,7 @@
 mod case;
 mod cases;
 mod doubles;
+mod neo4j;
 mod runtime;
 mod script;
 mod stores;
