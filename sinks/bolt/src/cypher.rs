@@ -119,21 +119,13 @@ pub(crate) fn write(target: &Target, names: &Names, batch: &Batch<'_>, nodes: &[
         if rows.is_empty() {
             continue;
         }
+        // The merge locks the key in the label's constraint, so that a swap takes no label away before the relation is there.
         let (end, kind) = (quote(&end), quote(&edge.kind));
         let parameters = json!({ "position": position, "rows": rows, "field": edge.field });
         statements.push(Statement::new(
             format!(
                 "{gate} UNWIND $rows AS row {written} UNWIND row.e AS key \
                  MERGE (end:{end} {{_key: key}}) MERGE (n)-[:{kind} {{_field: $field}}]->(end)"
-            ),
-            parameters.clone(),
-        ));
-        // A swap may have taken the label from an end while this waited for it: then the edge goes to its successor.
-        statements.push(Statement::new(
-            format!(
-                "{gate} UNWIND $rows AS row {written} MATCH (n)-[r:{kind} {{_field: $field}}]->(old) \
-                 WHERE NOT old:{end} MERGE (end:{end} {{_key: old._key}}) \
-                 MERGE (n)-[:{kind} {{_field: $field}}]->(end) DELETE r"
             ),
             parameters,
         ));
