@@ -151,27 +151,11 @@ impl Sink for Mongo {
     }
 
     async fn write(&self, target: &Target, batch: &Batch<'_>) -> Result<Outcome, SinkError> {
-        let all: Vec<_> =
-            batch.events.iter().flat_map(|event| statements(event, target.projection, batch.mode)).collect();
-        if !self.server.open().await?.transactions {
-            self.server.fence(None, target, batch.partition, batch.advance).await?;
-            let outcome = self.apply(None, target, batch, all).await?;
-            if let Some(advance) = batch.advance {
-                self.server.advance(None, target, batch.partition, advance).await?;
-            }
-            return Ok(outcome);
+        if self.server.open().await?.transactions {
+            self.transaction("writing to", async |session| self.steps(Some(session), target, batch).await).await
+        } else {
+            self.steps(None, target, batch).await
         }
-        self.transaction("writing to", async |session| {
-            self.server.fence(Some(session), target, batch.partition, batch.advance).await?;
-            if let Some(advance) = batch.advance {
-                self.server.advance(Some(session), target, batch.partition, advance).await?;
-            }
-            if batch.advance.is_none_or(|advance| advance.expected.is_none()) {
-                self.hold_generation(session, target).await?;
-            }
-            self.apply(Some(session), target, batch, all).await
-        })
-        .await
     }
 
     fn reader(&self) -> Option<&dyn Reader> {
@@ -191,6 +175,27 @@ impl Sink for Mongo {
 }
 
 impl Mongo {
+    /// Asks, writes, moves the position: in this order also inside a transaction, so that the position of a partition is
+    /// held for a moment only.
+    async fn steps(
+        &self,
+        mut session: Option<&mut ClientSession>,
+        target: &Target,
+        batch: &Batch<'_>,
+    ) -> Result<Outcome, SinkError> {
+        self.server.fence(session.as_deref_mut(), target, batch.partition, batch.advance).await?;
+        if let Some(session) = session.as_deref_mut()
+            && batch.advance.is_none_or(|advance| advance.expected.is_none())
+        {
+            self.hold_generation(session, target).await?;
+        }
+        let outcome = self.apply(session.as_deref_mut(), target, batch).await?;
+        if let Some(advance) = batch.advance {
+            self.server.advance(session, target, batch.partition, advance).await?;
+        }
+        Ok(outcome)
+    }
+
     /// All or nothing: whatever fails inside ends the transaction. What a frozen process began is ended by the server
     /// after a minute (`transactionLifetimeLimitSeconds`).
     pub(crate) async fn transaction<T>(
@@ -240,10 +245,10 @@ impl Mongo {
         mut session: Option<&mut ClientSession>,
         target: &Target,
         batch: &Batch<'_>,
-        statements: Vec<(Offset, Document)>,
     ) -> Result<Outcome, SinkError> {
+        let statements = batch.events.iter().flat_map(|event| statements(event, target.projection, batch.mode));
         let (mut found, mut made) = (0, 0);
-        for part in parts(statements) {
+        for part in parts(statements.collect()) {
             let (offsets, updates): (Vec<_>, Vec<_>) = part.into_iter().unzip();
             let command = doc! { "update": records(target), "updates": updates, "ordered": true };
             let answer = self.server.run(session.as_deref_mut(), "writing to", command, true).await?;
