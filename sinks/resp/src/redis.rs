@@ -207,6 +207,12 @@ impl Sink for Redis {
     }
 
     async fn prepare(&self, target: &Target) -> Result<(), SinkError> {
+        if target.columns().is_some() {
+            return Err(SinkError::new(
+                Fault::Misconfigured,
+                "redis has no columns; use projection document or events",
+            ));
+        }
         let name = self.records(&target.place());
         let one: Result<Vec<String>, SinkError> = self
             .ask("preparing", async |c| {
