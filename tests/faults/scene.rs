@@ -89,7 +89,12 @@ impl<T> Scene<T> {
 
     /// A hub as a process, with that name in its groups.
     pub fn hub(&self, instance: &str) -> Hub {
-        Hub::new(&format!("{}instance: {instance}\n", self.config))
+        self.hub_by(instance, str::to_owned)
+    }
+
+    /// The same with a config of its own, made from this one's.
+    pub fn hub_by(&self, instance: &str, change: impl FnOnce(&str) -> String) -> Hub {
+        Hub::new(&format!("{}instance: {instance}\n", change(&self.config)))
     }
 
     /// A hub with a gateway, and the way through it.
