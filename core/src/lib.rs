@@ -7,6 +7,7 @@ pub mod env;
 pub mod epoch;
 pub mod error;
 pub mod event;
+mod fence;
 pub mod header;
 pub mod keyed;
 pub mod lives;

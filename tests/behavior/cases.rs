@@ -185,8 +185,8 @@ async fn the_parameters_id_and_time_stand_beside_the_data(store: Store) -> Verdi
 }
 
 async fn of_two_writers_at_one_position_exactly_one_wins(store: Store) -> Verdict {
-    if store.spec.capability.class != Class::Transactional {
-        return Err(Lacks("transactions"));
+    if !matches!(store.spec.capability.class, Class::Transactional | Class::Versioned) {
+        return Err(Lacks("a fence"));
     }
     let target = store.target(Projection::Document);
     store.sink.prepare(&target).await.unwrap();
@@ -211,8 +211,8 @@ async fn of_two_writers_at_one_position_exactly_one_wins(store: Store) -> Verdic
 }
 
 async fn a_batch_from_a_wrong_position_leaves_nothing_behind(store: Store) -> Verdict {
-    if store.spec.capability.class != Class::Transactional {
-        return Err(Lacks("transactions"));
+    if !matches!(store.spec.capability.class, Class::Transactional | Class::Versioned) {
+        return Err(Lacks("a fence"));
     }
     let target = store.target(Projection::Document);
     store.sink.prepare(&target).await.unwrap();
@@ -245,6 +245,7 @@ async fn what_a_column_cannot_hold_is_named_and_nothing_of_the_batch_is_written(
 
 async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
     let down = match store.spec.name {
+        "elasticsearch" | "opensearch" => settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned())]),
         "postgres" => settings(&[("url", "postgres://me:hunter2@127.0.0.1:1/db".to_owned())]),
         "redis" => settings(&[("url", "redis://me:hunter2@127.0.0.1:1/".to_owned())]),
         "sqlite" => settings(&[("path", "/proc/none/hub.sqlite".to_owned())]),

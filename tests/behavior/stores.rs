@@ -31,6 +31,9 @@ impl Store {
         let pairs = match spec.name {
             "memory" => vec![("name", namespace)],
             "sqlite" => vec![("path", folder.path().join("hub.sqlite").display().to_string())],
+            name @ ("elasticsearch" | "opensearch") => {
+                vec![("url", server(name).await), ("prefix", format!("{namespace}-")), ("replicas", "0".to_owned())]
+            }
             "postgres" => vec![("url", server("postgres").await), ("schema", namespace)],
             "redis" => vec![("url", server("redis").await), ("prefix", format!("{namespace}:"))],
             other => panic!("no test server is named for {other}; name one here"),
@@ -88,7 +91,8 @@ pub fn table() -> Table {
 }
 
 pub fn settings(pairs: &[(&str, String)]) -> Settings {
-    let text = |value: &String| Node { line: 1, value: Value::Text(value.clone()) };
+    let value = |value: &String| value.parse().map_or_else(|_| Value::Text(value.clone()), Value::Int);
+    let text = |text: &String| Node { line: 1, value: value(text) };
     let members = pairs.iter().map(|(name, value)| ((*name).to_owned(), 1, text(value))).collect();
     Settings::new("test", "sinks.sink", Node { line: 1, value: Value::Map(members) })
 }

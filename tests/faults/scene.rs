@@ -101,7 +101,7 @@ impl<T> Scene<T> {
     pub fn gateway(&self) -> (Hub, Way) {
         let port = primal_tests::free_port();
         let hub = Hub::new(&format!("{}gateway: {{ listen: \"127.0.0.1:{port}\" }}\n", self.config));
-        (hub, Way::Gateway(reqwest::Client::new(), port))
+        (hub, Way::Gateway(primal_tests::http(), port))
     }
 
     /// Everything is acknowledged, applied, and as the log says, and each event is in the log once.

@@ -90,23 +90,15 @@ impl Tables {
     /// Checks generation and position; a batch that passes is written whole.
     fn fence(&self, target: &Target, batch: &Batch<'_>) -> Result<(), SinkError> {
         let live = self.builds(target).live;
-        let wrong = match target.build {
-            Build::Live(generation) => generation != live,
-            Build::Beside(generation) => generation == live,
-            Build::Named(_) => false,
-        };
-        if wrong {
-            let message =
-                format!("generation {live} of {} is live, {:?} was written to", target.collection, target.build);
-            return Err(SinkError::new(Fault::Fenced, message));
+        if let Some(reason) = target.wrong_generation(live) {
+            return Err(SinkError::new(Fault::Fenced, reason));
         }
         let Some(advance) = batch.advance else { return Ok(()) };
         let found = self.positions.get(&position_key(target)).and_then(|p| p.get(&batch.partition)).copied();
         if found == advance.expected {
             return Ok(());
         }
-        let message = format!("the position is {found:?}, expected {:?}", advance.expected);
-        Err(SinkError::new(Fault::Fenced, message))
+        Err(SinkError::new(Fault::Fenced, target.moved_meanwhile(batch)))
     }
 
     fn drop_build(&mut self, target: &Target) {
@@ -242,13 +234,13 @@ impl Reader for Memory {
 #[async_trait]
 impl Swap for Memory {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
-        let generation = beside(target)?;
+        let generation = target.beside()?;
         self.tables().builds_mut(target).rebuild = Some(Rebuild { generation, plan: plan.to_owned() });
         Ok(())
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
-        let generation = beside(to)?;
+        let generation = to.beside()?;
         let mut tables = self.tables();
         let builds = tables.builds(to);
         let from = to.with_build(Build::Live(builds.live));
@@ -281,14 +273,5 @@ impl Swap for Memory {
             builds.previous.take_if(|previous| *previous == generation);
         }
         Ok(())
-    }
-}
-
-fn beside(target: &Target) -> Result<u64, SinkError> {
-    match target.build {
-        Build::Beside(generation) => Ok(generation),
-        _ => {
-            Err(SinkError::new(Fault::Internal, format!("{:?} is not a generation beside the live one", target.build)))
-        }
     }
 }

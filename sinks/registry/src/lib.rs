@@ -5,13 +5,24 @@ use primal_core::SinkSpec;
 use primal_core::nearest::hint;
 
 /// Every store and the feature that compiles it in, by name.
-pub const KNOWN: &[(&str, &str)] = &[("memory", "memory"), ("postgres", "sql"), ("redis", "resp"), ("sqlite", "sql")];
+pub const KNOWN: &[(&str, &str)] = &[
+    ("elasticsearch", "http"),
+    ("memory", "memory"),
+    ("opensearch", "http"),
+    ("postgres", "sql"),
+    ("redis", "resp"),
+    ("sqlite", "sql"),
+];
 
 /// The stores of this build.
 pub fn all() -> Vec<&'static SinkSpec> {
     vec![
+        #[cfg(feature = "http")]
+        &primal_sink_http::ELASTICSEARCH,
         #[cfg(feature = "memory")]
         &primal_sink_memory::MEMORY,
+        #[cfg(feature = "http")]
+        &primal_sink_http::OPENSEARCH,
         #[cfg(feature = "sql")]
         &primal_sink_sql::POSTGRES,
         #[cfg(feature = "resp")]
@@ -41,7 +52,7 @@ pub fn find(name: &str) -> Result<&'static SinkSpec, String> {
 mod tests {
     use super::*;
 
-    #[cfg(all(feature = "memory", feature = "resp", feature = "sql"))]
+    #[cfg(all(feature = "http", feature = "memory", feature = "resp", feature = "sql"))]
     #[test]
     fn every_known_store_is_registered_under_its_family() {
         let registered: Vec<_> = all().iter().map(|spec| (spec.name, spec.family)).collect();

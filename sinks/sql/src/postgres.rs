@@ -19,7 +19,7 @@ use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Row};
 
-use crate::generation::{builds, moved_meanwhile, not_beside, wrong_generation};
+use crate::generation::builds;
 use crate::layout::{Layout, Type, quote};
 use crate::postgres_copy;
 use crate::text::{GENERATIONS, POSITIONS, Text};
@@ -322,8 +322,8 @@ impl Postgres {
         }
         let row = query.fetch_one(connection).await?;
         let live = row.get::<Option<i64>, _>(0).unwrap_or(1) as u64;
-        let stands = || (row.get::<i64, _>(1) == 0).then(|| moved_meanwhile(target, batch));
-        Ok(wrong_generation(target, live).or_else(stands))
+        let stands = || (row.get::<i64, _>(1) == 0).then(|| target.moved_meanwhile(batch));
+        Ok(target.wrong_generation(live).or_else(stands))
     }
 
     /// One guarded upsert from the staged rows; how many records were written.
@@ -439,7 +439,7 @@ impl Reader for Postgres {
 #[async_trait]
 impl Swap for Postgres {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
-        let Build::Beside(generation) = target.build else { return Err(not_beside(target)) };
+        let generation = target.beside()?;
         // Makes the hub's own tables where this store was never written to.
         self.prepare(target).await?;
         let asked = async {
@@ -451,7 +451,7 @@ impl Swap for Postgres {
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
-        let Build::Beside(generation) = to.build else { return Err(not_beside(to)) };
+        let generation = to.beside()?;
         let asked = async {
             let mut tx = self.pool.begin().await?;
             let (sink, collection) = (&*to.sink, to.collection.as_str());

@@ -19,7 +19,7 @@ use sqlx::sqlite::{
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
 
-use crate::generation::{builds, moved_meanwhile, not_beside, wrong_generation};
+use crate::generation::builds;
 use crate::layout::{Layout, Type, quote};
 use crate::text::Text;
 use crate::values::{Value, content, rows};
@@ -281,7 +281,7 @@ async fn fence(
         .fetch_optional(&mut *connection)
         .await?
         .map_or(1, |row| row.get::<i64, _>(0) as u64);
-    if let Some(reason) = wrong_generation(target, live) {
+    if let Some(reason) = target.wrong_generation(live) {
         return Ok(Some(reason));
     }
     let Some(advance) = batch.advance else { return Ok(None) };
@@ -295,7 +295,7 @@ async fn fence(
         query = query.bind(expected.as_i64());
     }
     let moved = query.execute(connection).await?.rows_affected();
-    Ok((moved == 0).then(|| moved_meanwhile(target, batch)))
+    Ok((moved == 0).then(|| target.moved_meanwhile(batch)))
 }
 
 fn bind(rows: &[Vec<Value<'_>>]) -> Result<SqliteArguments, sqlx::error::BoxDynError> {
@@ -367,7 +367,7 @@ impl Reader for Sqlite {
 #[async_trait]
 impl Swap for Sqlite {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
-        let Build::Beside(generation) = target.build else { return Err(not_beside(target)) };
+        let generation = target.beside()?;
         let mut writer = self.writer().await?;
         let result = async {
             let (sink, collection) = (&*target.sink, target.collection.as_str());
@@ -382,7 +382,7 @@ impl Swap for Sqlite {
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
-        let Build::Beside(generation) = to.build else { return Err(not_beside(to)) };
+        let generation = to.beside()?;
         let builds = self.builds(&to.sink, &to.collection).await?;
         let from = to.with_build(Build::Live(builds.live));
         let mut writer = self.writer().await?;
