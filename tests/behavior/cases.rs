@@ -245,7 +245,9 @@ async fn what_a_column_cannot_hold_is_named_and_nothing_of_the_batch_is_written(
 
 async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
     let down = match store.spec.name {
-        "elasticsearch" | "opensearch" => settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned())]),
+        "clickhouse" | "elasticsearch" | "opensearch" => {
+            settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned())])
+        }
         "postgres" => settings(&[("url", "postgres://me:hunter2@127.0.0.1:1/db".to_owned())]),
         "redis" => settings(&[("url", "redis://me:hunter2@127.0.0.1:1/".to_owned())]),
         "sqlite" => settings(&[("path", "/proc/none/hub.sqlite".to_owned())]),

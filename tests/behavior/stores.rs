@@ -31,6 +31,7 @@ impl Store {
         let pairs = match spec.name {
             "memory" => vec![("name", namespace)],
             "sqlite" => vec![("path", folder.path().join("hub.sqlite").display().to_string())],
+            "clickhouse" => vec![("url", server("clickhouse_engine").await), ("database", namespace)],
             name @ ("elasticsearch" | "opensearch") => {
                 vec![("url", server(name).await), ("prefix", format!("{namespace}-")), ("replicas", "0".to_owned())]
             }

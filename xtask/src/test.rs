@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{cargo, crash, docs, root, say, sim, size};
 
 /// What the tests start, by script in `tests/servers`.
-const SERVERS: &[&str] = &["elasticsearch", "kafka", "opensearch", "postgres", "redis"];
+const SERVERS: &[&str] = &["clickhouse_engine", "elasticsearch", "kafka", "opensearch", "postgres", "redis"];
 
 pub fn run() -> Result<()> {
     for server in SERVERS {

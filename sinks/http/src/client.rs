@@ -38,6 +38,8 @@ pub(crate) enum Body<'a> {
     None,
     Json(&'a str),
     Lines(&'a str),
+    Text(&'a str),
+    Binary(&'a [u8]),
 }
 
 /// What came back.
@@ -91,16 +93,18 @@ impl Http {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
-        let (kind, text) = match body {
-            Body::None => ("", ""),
-            Body::Json(text) => ("application/json", text),
-            Body::Lines(text) => ("application/x-ndjson", text),
+        let (kind, bytes) = match body {
+            Body::None => ("", &[][..]),
+            Body::Json(text) => ("application/json", text.as_bytes()),
+            Body::Lines(text) => ("application/x-ndjson", text.as_bytes()),
+            Body::Text(text) => ("text/plain; charset=utf-8", text.as_bytes()),
+            Body::Binary(bytes) => ("application/octet-stream", bytes),
         };
         if !kind.is_empty() {
             request = request.header(CONTENT_TYPE, kind);
-            request = match self.compressed(text) {
-                Some(bytes) => request.header(CONTENT_ENCODING, "gzip").body(bytes),
-                None => request.body(text.to_owned()),
+            request = match self.compressed(bytes) {
+                Some(short) => request.header(CONTENT_ENCODING, "gzip").body(short),
+                None => request.body(bytes.to_vec()),
             };
         }
         let response = request.send().await.map_err(silent)?;
@@ -108,12 +112,12 @@ impl Http {
         Ok(Answer { status, body: response.bytes().await.map_err(silent)? })
     }
 
-    fn compressed(&self, text: &str) -> Option<Vec<u8>> {
-        if !self.gzip || text.len() < WORTH_COMPRESSING {
+    fn compressed(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if !self.gzip || bytes.len() < WORTH_COMPRESSING {
             return None;
         }
-        let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 4), Compression::fast());
-        encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).ok()
+        let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).ok()
     }
 }
 
@@ -121,6 +125,11 @@ impl Answer {
     /// Whether the server did what it was asked.
     pub(crate) fn is_good(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    /// The body.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.body
     }
 
     /// The body as text.

@@ -6,6 +6,7 @@ use primal_core::nearest::hint;
 
 /// Every store and the feature that compiles it in, by name.
 pub const KNOWN: &[(&str, &str)] = &[
+    ("clickhouse", "http"),
     ("elasticsearch", "http"),
     ("memory", "memory"),
     ("opensearch", "http"),
@@ -17,6 +18,8 @@ pub const KNOWN: &[(&str, &str)] = &[
 /// The stores of this build.
 pub fn all() -> Vec<&'static SinkSpec> {
     vec![
+        #[cfg(feature = "http")]
+        &primal_sink_http::CLICKHOUSE,
         #[cfg(feature = "http")]
         &primal_sink_http::ELASTICSEARCH,
         #[cfg(feature = "memory")]

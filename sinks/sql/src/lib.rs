@@ -7,7 +7,6 @@ mod postgres;
 mod postgres_copy;
 mod sqlite;
 mod text;
-mod values;
 
 pub use postgres::POSTGRES;
 pub use sqlite::SQLITE;

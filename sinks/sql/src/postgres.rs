@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
+use primal_core::columns::{Column, Layout, Type, Value, content, rows};
 use primal_core::settings::Secret;
 use primal_core::sink::{
     Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
@@ -20,10 +21,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Row};
 
 use crate::generation::builds;
-use crate::layout::{Layout, Type, quote};
+use crate::layout::{Statements, quote};
 use crate::postgres_copy;
 use crate::text::{GENERATIONS, POSITIONS, Text};
-use crate::values::{Value, content, rows};
 
 /// PostgreSQL.
 pub static POSTGRES: SinkSpec = SinkSpec {
@@ -371,7 +371,7 @@ fn text_of<'a>(value: Option<&'a Value<'a>>) -> &'a str {
 
 /// Columns as a query gives them back: moments as microseconds, `jsonb` as text.
 fn selected(layout: &Layout) -> String {
-    let one = |column: &crate::layout::Column| {
+    let one = |column: &Column| {
         let name = quote(&column.name);
         match column.kind {
             Type::Timestamp => format!("(extract(epoch FROM {name}) * 1000000)::bigint AS {name}"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
+use primal_core::columns::{Layout, Type, Value, content, rows};
 use primal_core::sink::{
     Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
     Stored, Swap, SwapKind, Target,
@@ -20,9 +21,8 @@ use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConn
 use tokio::sync::Mutex;
 
 use crate::generation::builds;
-use crate::layout::{Layout, Type, quote};
+use crate::layout::{Statements, quote};
 use crate::text::Text;
-use crate::values::{Value, content, rows};
 
 /// SQLite, in a file.
 pub static SQLITE: SinkSpec = SinkSpec {
