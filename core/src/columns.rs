@@ -1,10 +1,13 @@
 //! How a target lies in columns: the hub's own, then the data's, and the values of an event in them. Shared by all stores
 //! that have columns; each names the types its way.
 
+use hashbrown::HashMap;
+
 use crate::batch::{Batch, BatchEvent};
 use crate::error::Rejected;
+use crate::mapping::{Mapping, Series};
 use crate::sink::{Content, Projection, Target};
-use crate::table::{Cell, Kind};
+use crate::table::{self, Cell, Kind};
 use crate::{Fault, SinkError, Timestamp};
 
 /// What a column holds, whatever the store calls it.
@@ -61,10 +64,16 @@ pub struct Layout {
     pub projection: Projection,
 }
 
+/// The column that identifies a point.
+const POINT: &str = "_point";
+/// The column of a point's moment.
+pub const AT: &str = "_at";
+const DELETED: &str = "_deleted";
+
 const STATE: &[(&str, Type)] = &[
     ("_key", Type::Text),
     ("_version", Type::Integer),
-    ("_deleted", Type::Boolean),
+    (DELETED, Type::Boolean),
     ("_event_id", Type::Text),
     ("_time", Type::Timestamp),
     ("_alpha", Type::Double),
@@ -77,6 +86,9 @@ impl Layout {
     /// The columns of a target.
     pub fn of(target: &Target) -> Self {
         let ours = |(name, kind): &(&str, Type)| Column { name: (*name).to_owned(), kind: *kind, ours: true };
+        if let (Projection::Series, Mapping::Series(series)) = (target.projection, &*target.mapping) {
+            return Layout::of_series(series);
+        }
         let mut columns: Vec<Column> = STATE.iter().map(ours).collect();
         if target.projection == Projection::Events {
             columns.extend(EVENT.iter().map(ours));
@@ -92,6 +104,33 @@ impl Layout {
         }
         let identity = if target.projection.keeps_every_event() { "_event_id" } else { "_key" };
         Layout { columns, identity, data_from, projection: target.projection }
+    }
+
+    /// A point is told by its moment and tags as one text, and has each in a column of its own beside. It has no tombstone.
+    fn of_series(series: &Series) -> Self {
+        let ours = |name: &str, kind| Column { name: name.to_owned(), kind, ours: true };
+        let mut columns = vec![ours(POINT, Type::Text), ours(AT, Type::Timestamp)];
+        columns.extend(series.tags.iter().map(|tag| ours(tag, Type::Text)));
+        columns.extend(STATE.iter().filter(|(name, _)| *name != DELETED).map(|(name, kind)| ours(name, *kind)));
+        let data_from = columns.len();
+        let field =
+            |column: &table::Column| Column { name: column.name.clone(), kind: column.kind.into(), ours: false };
+        columns.extend(series.fields.columns().iter().map(field));
+        Layout { columns, identity: POINT, data_from, projection: Projection::Series }
+    }
+
+    /// What is unique. Of a point the moment too, which stores that are partitioned by time ask for.
+    pub fn key(&self) -> &'static [&'static str] {
+        match self.projection {
+            Projection::Series => &[POINT, AT],
+            Projection::Events => &["_event_id"],
+            _ => &["_key"],
+        }
+    }
+
+    /// Whether a record of it can be a tombstone.
+    pub fn has_tombstones(&self) -> bool {
+        self.projection != Projection::Series
     }
 
     /// Compares with the columns that a table has (name and type); the ones to be added.
@@ -160,7 +199,19 @@ pub enum Value<'a> {
     OwnedJson(String),
 }
 
-/// All rows of a batch, in the order of the layout's columns; checked before anything is written.
+impl Value<'_> {
+    /// The text that it is, if it is one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Value::Text(text) => Some(text),
+            Value::Owned(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// The rows of a batch, in the order of the layout's columns; checked before anything is written. One an event, except
+/// where several are one point of a series.
 ///
 /// # Errors
 /// All events that a column cannot hold.
@@ -174,24 +225,43 @@ pub fn rows<'a>(target: &Target, batch: &Batch<'a>) -> Result<Vec<Vec<Value<'a>>
             Err(other) => return Err(other),
         }
     }
-    match refused.first().map(|rejected| rejected.reason.clone()) {
-        Some(reason) => Err(SinkError::new(Fault::Rejected(refused), reason)),
-        None => Ok(rows),
+    if let Some(reason) = refused.first().map(|rejected| rejected.reason.clone()) {
+        return Err(SinkError::new(Fault::Rejected(refused), reason));
     }
+    if target.projection == Projection::Series {
+        // Of several events that are one point the last is the point; no statement writes a record twice.
+        let point = |row: &Vec<Value<'a>>| row.first().and_then(Value::text).unwrap_or_default().to_owned();
+        let last: HashMap<String, usize> = rows.iter().enumerate().map(|(index, row)| (point(row), index)).collect();
+        let mut index = 0;
+        rows.retain(|row| {
+            index += 1;
+            last.get(&point(row)) == Some(&(index - 1))
+        });
+    }
+    Ok(rows)
 }
 
 fn row<'a>(target: &Target, event: &BatchEvent<'a>) -> Result<Vec<Value<'a>>, SinkError> {
+    let mut row = Vec::new();
+    let mut fields = Vec::new();
+    if target.projection == Projection::Series {
+        let point = target.point(event)?;
+        row.extend([Value::Owned(point.identity()), Value::Timestamp(point.at)]);
+        row.extend(point.tags.into_iter().map(Value::Owned));
+        fields = point.fields;
+    }
     let primal = event.primal();
-    let mut row = vec![
-        Value::Text(event.key),
-        Value::Integer(event.version.as_i64()),
-        Value::Boolean(event.data.is_none()),
+    row.extend([Value::Text(event.key), Value::Integer(event.version.as_i64())]);
+    if target.projection != Projection::Series {
+        row.push(Value::Boolean(event.data.is_none()));
+    }
+    row.extend([
         Value::Text(event.id),
         Value::Timestamp(event.time()),
         Value::Double(primal.alpha),
         Value::Double(primal.lambda),
         Value::Double(primal.k),
-    ];
+    ]);
     if target.projection == Projection::Events {
         row.extend([Value::Text(event.op.as_str()), Value::Text(event.kind())]);
     }
@@ -202,6 +272,7 @@ fn row<'a>(target: &Target, event: &BatchEvent<'a>) -> Result<Vec<Value<'a>>, Si
             row.extend(cells.into_iter().map(value));
             row.extend(std::iter::repeat_n(Value::Null, missing));
         }
+        _ if target.projection == Projection::Series => row.extend(fields.into_iter().map(value)),
         _ => row.push(event.data.map_or(Value::Null, Value::Json)),
     }
     Ok(row)
@@ -223,7 +294,7 @@ fn value<'a>(cell: Cell) -> Value<'a> {
 pub fn content(target: &Target, deleted: bool, mut cells: Vec<Cell>) -> Content {
     match (deleted, target.projection) {
         (true, _) => Content::Deleted,
-        (false, Projection::Table) => Content::Row(cells),
+        (false, Projection::Table | Projection::Series) => Content::Row(cells),
         (false, _) => match cells.pop() {
             Some(Cell::Json(text)) => Content::Document(text),
             _ => Content::Deleted,

@@ -25,7 +25,7 @@ async fn an_empty_batch_moves_the_position(store: Store) -> Verdict {
 }
 
 async fn events_of_a_key_apply_in_order_in_every_projection(store: Store) -> Verdict {
-    for projection in store.spec.capability.projections {
+    for projection in &store.keyed() {
         let target = store.target(*projection);
         let target = primal_core::Target { collection: name(*projection), ..target };
         store.sink.prepare(&target).await.unwrap();
@@ -41,7 +41,7 @@ async fn events_of_a_key_apply_in_order_in_every_projection(store: Store) -> Ver
 }
 
 async fn the_same_batch_twice_changes_nothing(store: Store) -> Verdict {
-    for projection in store.spec.capability.projections {
+    for projection in &store.keyed() {
         let target = primal_core::Target { collection: name(*projection), ..store.target(*projection) };
         store.sink.prepare(&target).await.unwrap();
         let script = Script::of(&[("a", Some(A1)), ("b", Some(A2)), ("a", Some(A2))]);
@@ -157,7 +157,7 @@ async fn odd_data_come_back_as_they_went(store: Store) -> Verdict {
         ("deep", &deep),
         ("large", &large),
     ];
-    for projection in store.spec.capability.projections {
+    for projection in &store.keyed() {
         let target = primal_core::Target { collection: name(*projection), ..store.target(*projection) };
         store.sink.prepare(&target).await.unwrap();
         let events: Vec<_> = odd.iter().map(|(key, data)| (*key, Some(*data))).collect();
@@ -169,7 +169,7 @@ async fn odd_data_come_back_as_they_went(store: Store) -> Verdict {
 }
 
 async fn the_parameters_id_and_time_stand_beside_the_data(store: Store) -> Verdict {
-    for projection in store.spec.capability.projections {
+    for projection in &store.keyed() {
         let target = primal_core::Target { collection: name(*projection), ..store.target(*projection) };
         store.sink.prepare(&target).await.unwrap();
         let mut script = Script::of(&[("standard", Some(A1))]);
@@ -248,7 +248,7 @@ async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
         "clickhouse" | "elasticsearch" | "opensearch" => {
             settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned())])
         }
-        "postgres" => settings(&[("url", "postgres://me:hunter2@127.0.0.1:1/db".to_owned())]),
+        "postgres" | "timescaledb" => settings(&[("url", "postgres://me:hunter2@127.0.0.1:1/db".to_owned())]),
         "redis" => settings(&[("url", "redis://me:hunter2@127.0.0.1:1/".to_owned())]),
         "sqlite" => settings(&[("path", "/proc/none/hub.sqlite".to_owned())]),
         _ => return Err(Lacks("anything that can be down")),
@@ -264,7 +264,7 @@ async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
 
 async fn wrong_credentials_are_called_that(store: Store) -> Verdict {
     let wrong = match store.spec.name {
-        "postgres" => server("postgres").await.replace("//postgres@", "//nobody:hunter2@"),
+        "postgres" | "timescaledb" => server("postgres").await.replace("//postgres@", "//nobody:hunter2@"),
         "redis" => server("redis").await.replace("//", "//nobody:hunter2@"),
         _ => return Err(Lacks("credentials")),
     };

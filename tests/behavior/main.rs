@@ -15,5 +15,7 @@ mod cases;
 mod doubles;
 mod runtime;
 mod script;
+mod series;
 mod stores;
 mod swap;
+mod timescale;

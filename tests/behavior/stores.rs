@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use primal_core::mapping::Series;
 use primal_core::settings::{Node, Settings, Value};
 use primal_core::sink::{Build, Projection, SinkSpec, Target};
 use primal_core::table::{Column, Kind, Table};
-use primal_core::{Collection, Sink};
+use primal_core::{Collection, Mapping, Sink};
 use primal_tests::shared;
 
 /// One store under test.
@@ -35,7 +36,7 @@ impl Store {
             name @ ("elasticsearch" | "opensearch") => {
                 vec![("url", server(name).await), ("prefix", format!("{namespace}-")), ("replicas", "0".to_owned())]
             }
-            "postgres" => vec![("url", server("postgres").await), ("schema", namespace)],
+            "postgres" | "timescaledb" => vec![("url", server("postgres").await), ("schema", namespace)],
             "redis" => vec![("url", server("redis").await), ("prefix", format!("{namespace}:"))],
             other => panic!("no test server is named for {other}; name one here"),
         };
@@ -61,7 +62,7 @@ impl Store {
             build: Build::Live(1),
             projection,
             table: (projection == Projection::Table).then(|| Arc::new(table())),
-            mapping: Arc::default(),
+            mapping: if projection == Projection::Series { series() } else { Arc::default() },
         }
     }
 
@@ -69,9 +70,14 @@ impl Store {
         self.spec.capability.projections.contains(&projection)
     }
 
+    /// The projections whose records are told by key or event id: all but series, which have cases of their own.
+    pub fn keyed(&self) -> Vec<Projection> {
+        self.spec.capability.projections.iter().copied().filter(|p| *p != Projection::Series).collect()
+    }
+
     /// The projections that keep one record per key.
     pub fn states(&self) -> Vec<Projection> {
-        self.spec.capability.projections.iter().copied().filter(|p| !p.keeps_every_event()).collect()
+        self.keyed().into_iter().filter(|p| !p.keeps_every_event()).collect()
     }
 }
 
@@ -89,6 +95,22 @@ pub fn table() -> Table {
         column("Ключ 鍵", Kind::Text),
         column("\"'`;--%$1\\{}", Kind::Integer),
     ])
+}
+
+/// How series read payloads in these tests.
+pub fn series() -> Arc<Mapping> {
+    let column = |name: &str, kind| Column { name: name.into(), kind };
+    let fields = vec![
+        column("temp", Kind::Number),
+        column("n", Kind::Integer),
+        column("ok", Kind::Boolean),
+        column("Ключ \"'", Kind::Text),
+    ];
+    Arc::new(Mapping::Series(Series {
+        time: Some("at".into()),
+        tags: vec!["origin".into(), "gate, \"'=".into()],
+        fields: Arc::new(Table::of(fields)),
+    }))
 }
 
 pub fn settings(pairs: &[(&str, String)]) -> Settings {

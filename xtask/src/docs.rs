@@ -18,6 +18,7 @@ const VERIFIED: &[(&str, &str)] = &[
     ("postgres", "PostgreSQL 15"),
     ("redis", "Redis 7.0"),
     ("sqlite", "SQLite 3 (bundled)"),
+    ("timescaledb", "PostgreSQL 15 without the extension, and a stand-in for its function"),
 ];
 
 pub fn run(check: bool) -> Result<()> {

@@ -21,7 +21,7 @@ pub static MEMORY: SinkSpec = SinkSpec {
     summary: "this process's memory; gone when it ends",
     capability: Capability {
         class: Class::Transactional,
-        projections: &[Projection::Document, Projection::Table, Projection::Events],
+        projections: &[Projection::Document, Projection::Table, Projection::Events, Projection::Series],
         swap: SwapKind::Atomic,
         reads: true,
         max_batch: 20_000,
@@ -175,19 +175,11 @@ fn written(target: &Target, batch: &Batch<'_>) -> Result<Vec<Stored>, SinkError>
     let mut written = Vec::with_capacity(batch.events.len());
     let mut refused: Vec<Rejected> = Vec::new();
     for event in &batch.events {
-        let content = match (event.data, &target.table) {
-            (None, _) => Content::Deleted,
-            (Some(data), None) => Content::Document(data.to_owned()),
-            (Some(_), Some(_)) => match target.cells(event) {
-                Ok(cells) => Content::Row(cells),
-                Err(SinkError { fault: Fault::Rejected(rejected), .. }) => {
-                    refused.extend(rejected);
-                    continue;
-                }
-                Err(other) => return Err(other),
-            },
-        };
-        written.push(record(event, event.identity(target.projection), content));
+        match left(target, event) {
+            Ok(record) => written.push(record),
+            Err(SinkError { fault: Fault::Rejected(rejected), .. }) => refused.extend(rejected),
+            Err(other) => return Err(other),
+        }
     }
     match refused.first().map(|rejected| rejected.reason.clone()) {
         Some(reason) => Err(SinkError::new(Fault::Rejected(refused), reason)),
@@ -195,15 +187,30 @@ fn written(target: &Target, batch: &Batch<'_>) -> Result<Vec<Stored>, SinkError>
     }
 }
 
-fn record(event: &BatchEvent<'_>, identity: &str, content: Content) -> Stored {
-    Stored {
-        identity: identity.to_owned(),
+/// What an event leaves behind.
+fn left(target: &Target, event: &BatchEvent<'_>) -> Result<Stored, SinkError> {
+    let (identity, content) = match (event.data, target.projection) {
+        (Some(_), Projection::Series) => {
+            let point = target.point(event)?;
+            (point.identity(), Content::Row(point.fields))
+        }
+        (None, _) => (event.identity(target.projection).to_owned(), Content::Deleted),
+        (Some(data), _) => {
+            let content = match target.columns() {
+                Some(_) => Content::Row(target.cells(event)?),
+                None => Content::Document(data.to_owned()),
+            };
+            (event.identity(target.projection).to_owned(), content)
+        }
+    };
+    Ok(Stored {
+        identity,
         version: event.version,
         event_id: event.id.to_owned(),
         time: event.time(),
         primal: event.primal(),
         content,
-    }
+    })
 }
 
 /// Records in a page of a scan.

@@ -13,6 +13,7 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("postgres", "sql"),
     ("redis", "resp"),
     ("sqlite", "sql"),
+    ("timescaledb", "sql"),
 ];
 
 /// The stores of this build.
@@ -32,6 +33,8 @@ pub fn all() -> Vec<&'static SinkSpec> {
         &primal_sink_resp::REDIS,
         #[cfg(feature = "sql")]
         &primal_sink_sql::SQLITE,
+        #[cfg(feature = "sql")]
+        &primal_sink_sql::TIMESCALEDB,
     ]
 }
 

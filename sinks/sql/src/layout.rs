@@ -40,25 +40,25 @@ impl Statements for Layout {
     fn definitions(&self, type_name: fn(Type) -> &'static str) -> String {
         let one = |column: &Column| {
             let (name, kind) = (quote(&column.name), type_name(column.kind));
-            let key = if column.name == self.identity { " PRIMARY KEY" } else { "" };
             let required = column.ours && !matches!(column.name.as_str(), "data" | "_extra");
-            format!("{name} {kind}{}{key}", if required { " NOT NULL" } else { "" })
+            format!("{name} {kind}{}", if required { " NOT NULL" } else { "" })
         };
-        self.columns.iter().map(one).collect::<Vec<_>>().join(", ")
+        let columns: Vec<_> = self.columns.iter().map(one).collect();
+        format!("{}, PRIMARY KEY ({})", columns.join(", "), key(self))
     }
 
     fn on_conflict(&self, place: &str, repair: bool) -> String {
-        let comparison = match (self.projection.keeps_every_event(), repair) {
-            (true, false) => return format!("ON CONFLICT ({}) DO NOTHING", quote(self.identity)),
-            (true, true) => "<=",
-            (false, false) => ">",
-            (false, true) => ">=",
+        let key = key(self);
+        let comparison = match (self.projection, repair) {
+            (Projection::Events, false) => return format!("ON CONFLICT ({key}) DO NOTHING"),
+            (Projection::Events, true) => "<=",
+            (_, false) => ">",
+            (_, true) => ">=",
         };
         let set = |column: &Column| format!("{0} = excluded.{0}", quote(&column.name));
-        let others = self.columns.iter().filter(|column| column.name != self.identity);
+        let others = self.columns.iter().filter(|column| !self.key().contains(&column.name.as_str()));
         format!(
-            "ON CONFLICT ({}) DO UPDATE SET {} WHERE excluded.\"_version\" {comparison} {place}.\"_version\"",
-            quote(self.identity),
+            "ON CONFLICT ({key}) DO UPDATE SET {} WHERE excluded.\"_version\" {comparison} {place}.\"_version\"",
             others.map(set).collect::<Vec<_>>().join(", "),
         )
     }
@@ -83,6 +83,11 @@ impl Statements for Layout {
         }
         Ok(statements)
     }
+}
+
+/// The columns of the primary key, quoted, with commas.
+fn key(layout: &Layout) -> String {
+    layout.key().iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
 }
 
 /// An identifier in double quotes, as both stores and the SQL standard have them.

@@ -31,7 +31,7 @@ pub static SQLITE: SinkSpec = SinkSpec {
     summary: "a SQLite file on this machine",
     capability: Capability {
         class: Class::Transactional,
-        projections: &[Projection::Document, Projection::Table, Projection::Events],
+        projections: &[Projection::Document, Projection::Table, Projection::Events, Projection::Series],
         swap: SwapKind::Atomic,
         reads: true,
         max_batch: 20_000,
@@ -249,7 +249,7 @@ impl Sink for Sqlite {
             applied += done.map_err(|e| self.failed("writing", e))?.rows_affected();
         }
         tx.commit().await.map_err(|e| self.failed("committing to", e))?;
-        Ok(Outcome { applied, stale: rows.len() as u64 - applied })
+        Ok(Outcome { applied, stale: batch.events.len() as u64 - applied })
     }
 
     fn reader(&self) -> Option<&dyn Reader> {
@@ -335,7 +335,7 @@ fn stored(target: &Target, layout: &Layout, row: &SqliteRow) -> Result<Stored, s
         event_id: row.try_get("_event_id")?,
         time: moment(&row.try_get::<String, _>("_time")?),
         primal: Primal { alpha: row.try_get("_alpha")?, lambda: row.try_get("_lambda")?, k: row.try_get("_k")? },
-        content: content(target, row.try_get::<i64, _>("_deleted")? != 0, cells),
+        content: content(target, layout.has_tombstones() && row.try_get::<i64, _>("_deleted")? != 0, cells),
     })
 }
 
