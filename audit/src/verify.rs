@@ -205,7 +205,7 @@ fn compare(entries: &mut HashMap<String, Entry>, target: &Target, event: &EventR
         && *stored == version
     {
         let expected = data.and_then(|data| target.digest(data).ok());
-        entry.same = Some(expected == *digest && (event_id.is_empty() || event_id == event.id));
+        entry.same = Some(expected == *digest && event_id == event.id);
     }
 }
 

@@ -2,11 +2,13 @@
 //! the settings that a config file is read into. No client of any store and no client of any log lives here.
 
 pub mod batch;
+pub mod columns;
 pub mod digest;
 pub mod env;
 pub mod epoch;
 pub mod error;
 pub mod event;
+mod fence;
 pub mod header;
 pub mod keyed;
 pub mod lives;

@@ -72,6 +72,8 @@ async fn over(log: Arc<dyn EventLog>, folder: tempfile::TempDir, limits: Limits)
     let url = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
     tokio::spawn(Gateway::new(Arc::new(producer), Arc::new(Quiet), limits).serve(listener, shutdown.clone()));
+    // In a build with stores that speak HTTPS, a client wants a provider of cryptography.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     Served { url, log, client: Client::new(), shutdown, folder }
 }
 

@@ -2,25 +2,27 @@
 //! its dead letters writes them when it wakes, though another has got past it meanwhile. A rebuild leaves out what has a
 //! dead letter; so before it is swapped in, it is given what readers have seen.
 
-use hashbrown::HashSet;
+use std::time::Duration;
+
 use primal_core::batch::Mode;
 use primal_core::event::EventRef;
-use primal_core::sink::{Build, Target};
-use primal_core::{Fault, Version};
+use primal_core::sink::{Build, Stored, Target};
+use primal_core::{Fault, Reader, Retry, SinkError};
 use primal_runtime::dead_letter::{self, DeadLetter, Kind};
 
 use crate::plan::Range;
 use crate::{Replay, ReplayError, Request};
 
+/// How often a record is asked for again.
+const AGAIN: u32 = 4;
+
 impl Replay {
-    /// Applies those events to a build that the live generation holds, that have a dead letter, and whose letter is not in
-    /// `done`; then it is.
+    /// Applies those events to a build that have a dead letter, that the live generation holds, and the build does not.
     pub(crate) async fn take_in_passed(
         &self,
         request: &Request,
         target: &Target,
         ranges: &[Range],
-        done: &mut HashSet<(i32, Version)>,
     ) -> Result<(), ReplayError> {
         let Some(reader) = self.sink.reader() else { return Ok(()) };
         let collection = &target.collection;
@@ -48,21 +50,33 @@ impl Replay {
             Err(error) => return Err(error.into()),
         }
         for letter in letters {
-            let place = (letter.origin.partition, letter.version);
             // A letter of a point does not tell which one it is.
             let Some(identity) = live.identity(&letter.key, &letter.id, None, letter.at) else { continue };
-            if done.contains(&place) {
-                continue;
-            }
-            let held = reader.get(&live, &identity).await?;
-            if held.is_none_or(|stored| stored.version != letter.version || stored.event_id != letter.id) {
+            let holds = |stored: Stored| stored.version == letter.version && stored.event_id == letter.id;
+            if !self.stored(reader, &live, &identity).await?.is_some_and(holds)
+                || self.stored(reader, target, &identity).await?.is_some_and(holds)
+            {
                 continue;
             }
             let records = self.record_at(request, &letter).await?;
             let events = records.iter().filter_map(|record| EventRef::decode(record).ok());
-            self.job.rewrite(target, &request.feed.epochs, place.0, Mode::Apply, events.collect()).await?;
-            done.insert(place);
+            let partition = letter.origin.partition;
+            self.job.rewrite(target, &request.feed.epochs, partition, Mode::Apply, events.collect()).await?;
         }
         Ok(())
+    }
+
+    /// One record. What may pass is tried again here: from the beginning, all letters would be asked for again.
+    async fn stored(&self, reader: &dyn Reader, target: &Target, identity: &str) -> Result<Option<Stored>, SinkError> {
+        for attempt in 0..AGAIN {
+            match reader.get(target, identity).await {
+                Err(error) if error.retry != Retry::No => {
+                    let pause = self.env.backoff(Duration::from_millis(50), Duration::from_secs(1), attempt);
+                    tokio::time::sleep(pause).await;
+                }
+                result => return result,
+            }
+        }
+        reader.get(target, identity).await
     }
 }

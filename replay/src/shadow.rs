@@ -7,10 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashSet;
 use primal_audit::{Report, Scope, verify};
 use primal_core::sink::{Build, Swap, Target};
-use primal_core::{Partition, Version};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -21,6 +19,9 @@ use crate::{Mode, Progress, Replay, ReplayError, Request};
 const NEARLY: u64 = 5_000;
 /// How long the last catching up may take, with live writes racing it.
 const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// Why a generation that can be written to is not swapped in.
+const AHEAD: &str = "live writes stayed ahead";
 
 /// What a replay did.
 #[derive(Clone, Debug, Serialize)]
@@ -159,14 +160,15 @@ impl Replay {
         progress: &Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
         let until = Instant::now() + CATCH_UP;
-        let (mut attempt, mut passed) = (0, HashSet::new());
-        let mut reason = "live writes stayed ahead".to_owned();
+        let mut attempt = 0;
+        let mut reason = String::new();
         while Instant::now() < until {
-            match self.catch_up(request, target, ranges, progress, &mut passed).await {
+            match self.catch_up(request, target, ranges, progress).await {
                 Ok(CaughtUp::Swapped) => return Ok(()),
-                Ok(CaughtUp::Behind) => {}
+                Ok(CaughtUp::Behind) => AHEAD.clone_into(&mut reason),
                 // Nothing came, so nothing will be different at once.
                 Ok(CaughtUp::Refused) => {
+                    AHEAD.clone_into(&mut reason);
                     let pause = self.env.backoff(Duration::from_millis(10), Duration::from_secs(1), attempt);
                     tokio::time::sleep(pause).await;
                 }
@@ -198,11 +200,10 @@ impl Replay {
         target: &Target,
         ranges: &mut [Range],
         progress: &Arc<dyn Progress>,
-        passed: &mut HashSet<(Partition, Version)>,
     ) -> Result<CaughtUp, ReplayError> {
         let added = self.extend(request, ranges).await?;
         self.fill(request, target, ranges, progress).await?;
-        self.take_in_passed(request, target, ranges, passed).await?;
+        self.take_in_passed(request, target, ranges).await?;
         let swapped = self.swapping()?.swap(target, true).await?;
         Ok(match (swapped, added) {
             (true, _) => CaughtUp::Swapped,

@@ -25,7 +25,7 @@ async fn an_empty_batch_moves_the_position(store: Store) -> Verdict {
 }
 
 async fn events_of_a_key_apply_in_order_in_every_projection(store: Store) -> Verdict {
-    for projection in store.spec.capability.projections {
+    for projection in &store.keyed() {
         let target = store.target(*projection);
         let target = primal_core::Target { collection: name(*projection), ..target };
         store.sink.prepare(&target).await.unwrap();
@@ -41,7 +41,7 @@ async fn events_of_a_key_apply_in_order_in_every_projection(store: Store) -> Ver
 }
 
 async fn the_same_batch_twice_changes_nothing(store: Store) -> Verdict {
-    for projection in store.spec.capability.projections {
+    for projection in &store.keyed() {
         let target = primal_core::Target { collection: name(*projection), ..store.target(*projection) };
         store.sink.prepare(&target).await.unwrap();
         let script = Script::of(&[("a", Some(A1)), ("b", Some(A2)), ("a", Some(A2))]);
@@ -157,7 +157,7 @@ async fn odd_data_come_back_as_they_went(store: Store) -> Verdict {
         ("deep", &deep),
         ("large", &large),
     ];
-    for projection in store.spec.capability.projections {
+    for projection in &store.keyed() {
         let target = primal_core::Target { collection: name(*projection), ..store.target(*projection) };
         store.sink.prepare(&target).await.unwrap();
         let events: Vec<_> = odd.iter().map(|(key, data)| (*key, Some(*data))).collect();
@@ -169,7 +169,7 @@ async fn odd_data_come_back_as_they_went(store: Store) -> Verdict {
 }
 
 async fn the_parameters_id_and_time_stand_beside_the_data(store: Store) -> Verdict {
-    for projection in store.spec.capability.projections {
+    for projection in &store.keyed() {
         let target = primal_core::Target { collection: name(*projection), ..store.target(*projection) };
         store.sink.prepare(&target).await.unwrap();
         let mut script = Script::of(&[("standard", Some(A1))]);
@@ -185,8 +185,8 @@ async fn the_parameters_id_and_time_stand_beside_the_data(store: Store) -> Verdi
 }
 
 async fn of_two_writers_at_one_position_exactly_one_wins(store: Store) -> Verdict {
-    if store.spec.capability.class != Class::Transactional {
-        return Err(Lacks("transactions"));
+    if !matches!(store.spec.capability.class, Class::Transactional | Class::Versioned) {
+        return Err(Lacks("a fence"));
     }
     let target = store.target(Projection::Document);
     store.sink.prepare(&target).await.unwrap();
@@ -211,8 +211,8 @@ async fn of_two_writers_at_one_position_exactly_one_wins(store: Store) -> Verdic
 }
 
 async fn a_batch_from_a_wrong_position_leaves_nothing_behind(store: Store) -> Verdict {
-    if store.spec.capability.class != Class::Transactional {
-        return Err(Lacks("transactions"));
+    if !matches!(store.spec.capability.class, Class::Transactional | Class::Versioned) {
+        return Err(Lacks("a fence"));
     }
     let target = store.target(Projection::Document);
     store.sink.prepare(&target).await.unwrap();
@@ -245,7 +245,10 @@ async fn what_a_column_cannot_hold_is_named_and_nothing_of_the_batch_is_written(
 
 async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
     let down = match store.spec.name {
-        "postgres" => settings(&[("url", "postgres://me:hunter2@127.0.0.1:1/db".to_owned())]),
+        "clickhouse" | "elasticsearch" | "opensearch" => {
+            settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned())])
+        }
+        "postgres" | "timescaledb" => settings(&[("url", "postgres://me:hunter2@127.0.0.1:1/db".to_owned())]),
         "redis" => settings(&[("url", "redis://me:hunter2@127.0.0.1:1/".to_owned())]),
         "mongodb" => settings(&[("url", "mongodb://me:hunter2@127.0.0.1:1/".to_owned())]),
         "neo4j" => settings(&[("url", "http://me:hunter2@127.0.0.1:1/".to_owned())]),
@@ -263,7 +266,7 @@ async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
 
 async fn wrong_credentials_are_called_that(store: Store) -> Verdict {
     let wrong = match store.spec.name {
-        "postgres" => server("postgres").await.replace("//postgres@", "//nobody:hunter2@"),
+        "postgres" | "timescaledb" => server("postgres").await.replace("//postgres@", "//nobody:hunter2@"),
         "redis" => server("redis").await.replace("//", "//nobody:hunter2@"),
         "mongodb" => server("ferretdb").await.replace("//", "//nobody:hunter2@"),
         "neo4j" => server("neo4j").await.replace("//neo4j:primalcore@", "//nobody:hunter2@"),

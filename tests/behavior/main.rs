@@ -16,5 +16,7 @@ mod doubles;
 mod neo4j;
 mod runtime;
 mod script;
+mod series;
 mod stores;
 mod swap;
+mod timescale;

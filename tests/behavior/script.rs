@@ -59,8 +59,10 @@ impl Script {
         let batch = self.batch(target.projection, 0..self.len());
         let one = |event: &primal_core::BatchEvent<'_>| {
             let digest = event.data.map(|data| target.digest(data).unwrap());
-            (event.identity(target.projection).to_owned(), (event.version.0, digest))
+            let identity = target.identity(event.key, event.id, event.data, event.time()).unwrap();
+            (identity.into_owned(), (event.version.0, digest))
         };
+        // Of several with one identity the last counts.
         batch.events.iter().map(one).collect()
     }
 }

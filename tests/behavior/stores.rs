@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use primal_core::mapping::Series;
 use primal_core::settings::{Node, Settings, Value};
 use primal_core::sink::{Build, Projection, SinkSpec, Target};
 use primal_core::table::{Column, Kind, Table};
-use primal_core::{Collection, Sink};
+use primal_core::{Collection, Mapping, Sink};
 use primal_tests::shared;
 
 /// One store under test.
@@ -33,7 +34,11 @@ impl Store {
             "mongodb" => vec![("url", server("ferretdb").await), ("database", namespace)],
             "neo4j" => vec![("url", server("neo4j").await), ("prefix", namespace)],
             "sqlite" => vec![("path", folder.path().join("hub.sqlite").display().to_string())],
-            "postgres" => vec![("url", server("postgres").await), ("schema", namespace)],
+            "clickhouse" => vec![("url", server("clickhouse_engine").await), ("database", namespace)],
+            name @ ("elasticsearch" | "opensearch") => {
+                vec![("url", server(name).await), ("prefix", format!("{namespace}-")), ("replicas", "0".to_owned())]
+            }
+            "postgres" | "timescaledb" => vec![("url", server("postgres").await), ("schema", namespace)],
             "redis" => vec![("url", server("redis").await), ("prefix", format!("{namespace}:"))],
             other => panic!("no test server is named for {other}; name one here"),
         };
@@ -59,7 +64,7 @@ impl Store {
             build: Build::Live(1),
             projection,
             table: (projection == Projection::Table).then(|| Arc::new(table())),
-            mapping: Arc::default(),
+            mapping: if projection == Projection::Series { series() } else { Arc::default() },
         }
     }
 
@@ -67,9 +72,14 @@ impl Store {
         self.spec.capability.projections.contains(&projection)
     }
 
+    /// The projections whose records are told by key or event id: all but series, which have cases of their own.
+    pub fn keyed(&self) -> Vec<Projection> {
+        self.spec.capability.projections.iter().copied().filter(|p| *p != Projection::Series).collect()
+    }
+
     /// The projections that keep one record per key.
     pub fn states(&self) -> Vec<Projection> {
-        self.spec.capability.projections.iter().copied().filter(|p| !p.keeps_every_event()).collect()
+        self.keyed().into_iter().filter(|p| !p.keeps_every_event()).collect()
     }
 }
 
@@ -89,8 +99,25 @@ pub fn table() -> Table {
     ])
 }
 
+/// How series read payloads in these tests.
+pub fn series() -> Arc<Mapping> {
+    let column = |name: &str, kind| Column { name: name.into(), kind };
+    let fields = vec![
+        column("temp", Kind::Number),
+        column("n", Kind::Integer),
+        column("ok", Kind::Boolean),
+        column("Ключ \"'", Kind::Text),
+    ];
+    Arc::new(Mapping::Series(Series {
+        time: Some("at".into()),
+        tags: vec!["origin".into(), "gate, \"'=".into()],
+        fields: Arc::new(Table::of(fields)),
+    }))
+}
+
 pub fn settings(pairs: &[(&str, String)]) -> Settings {
-    let text = |value: &String| Node { line: 1, value: Value::Text(value.clone()) };
+    let value = |value: &String| value.parse().map_or_else(|_| Value::Text(value.clone()), Value::Int);
+    let text = |text: &String| Node { line: 1, value: value(text) };
     let members = pairs.iter().map(|(name, value)| ((*name).to_owned(), 1, text(value))).collect();
     Settings::new("test", "sinks.sink", Node { line: 1, value: Value::Map(members) })
 }

@@ -16,7 +16,7 @@ async fn a_generation_is_built_beside_swapped_in_and_rolled_back(store: Store) -
     if store.spec.capability.swap == SwapKind::None {
         return Err(Lacks("a swap"));
     }
-    for projection in store.spec.capability.projections {
+    for projection in &store.keyed() {
         let live = store.target(*projection);
         let live = Target { collection: name(*projection), ..live };
         let (sink, swap) = (&store.sink, store.sink.swap().unwrap());

@@ -65,7 +65,7 @@ impl World {
             events.push((postgres, format!("\"{id}e\".")));
         }
         let inside = primal_hub::Hub::open(Config::load(&file)?, Env::system()).await?;
-        let (client, producer) = (reqwest::Client::new(), Arc::new(inside.producer()));
+        let (client, producer) = (primal_tests::http(), Arc::new(inside.producer()));
         let ways = vec![
             Way::Gateway(client.clone(), port),
             Way::Direct(producer.clone()),

@@ -46,7 +46,7 @@ impl Drop for Disk {
 async fn put(port: u16, key: &str) -> (u16, Value) {
     let url = format!("http://127.0.0.1:{port}/v1/collections/orders/entities/{key}");
     let body = format!("{{\"n\":1,\"text\":\"{}\"}}", "x".repeat(20_000));
-    let answer = reqwest::Client::new().put(url).body(body).send().await.unwrap();
+    let answer = primal_tests::http().put(url).body(body).send().await.unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
@@ -79,7 +79,7 @@ async fn a_full_disk_under_the_embedded_log_is_told_and_passes() {
         assert!(std::time::Instant::now() < until, "it does not recover: {}", hub.log());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    load::publish(&scene.ledger, &Way::Gateway(reqwest::Client::new(), port), 200).await;
+    load::publish(&scene.ledger, &Way::Gateway(primal_tests::http(), port), 200).await;
     checks::caught_up(&scene.inside, Duration::from_secs(30)).await.unwrap();
     let ends = checks::ends(&scene.inside, &scene.inside.config.sinks[0]).await.unwrap();
     assert!(checks::sum(&ends) > 300 + kept, "{ends:?} with {kept} acknowledged before it was full");

@@ -89,14 +89,19 @@ impl<T> Scene<T> {
 
     /// A hub as a process, with that name in its groups.
     pub fn hub(&self, instance: &str) -> Hub {
-        Hub::new(&format!("{}instance: {instance}\n", self.config))
+        self.hub_by(instance, str::to_owned)
+    }
+
+    /// The same with a config of its own, made from this one's.
+    pub fn hub_by(&self, instance: &str, change: impl FnOnce(&str) -> String) -> Hub {
+        Hub::new(&format!("{}instance: {instance}\n", change(&self.config)))
     }
 
     /// A hub with a gateway, and the way through it.
     pub fn gateway(&self) -> (Hub, Way) {
         let port = primal_tests::free_port();
         let hub = Hub::new(&format!("{}gateway: {{ listen: \"127.0.0.1:{port}\" }}\n", self.config));
-        (hub, Way::Gateway(reqwest::Client::new(), port))
+        (hub, Way::Gateway(primal_tests::http(), port))
     }
 
     /// Everything is acknowledged, applied, and as the log says, and each event is in the log once.

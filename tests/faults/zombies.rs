@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use primal_core::{Collection, Offset, Partition};
+use primal_tests::Hub;
 use primal_tests::checks;
 use primal_tests::load::{Load, Pace, Way};
 use primal_tests::proxy::{Proxy, Weather};
@@ -20,91 +21,119 @@ fn ways(direct: &Way) -> [Way; 2] {
     [direct.clone(), direct.clone()]
 }
 
-/// How many transactions have been open in PostgreSQL for longer than any that is being worked on.
-async fn stuck_transactions() -> i64 {
+/// How many transactions have been open in PostgreSQL for so many milliseconds.
+async fn open_transactions(for_ms: i32) -> i64 {
     let mut connection = PgConnection::connect(&servers().postgres.url()).await.unwrap();
-    let ask = "SELECT count(*) FROM pg_stat_activity WHERE xact_start < clock_timestamp() - interval '200 ms' \
+    let ask = "SELECT count(*) FROM pg_stat_activity WHERE xact_start < clock_timestamp() - $1 * interval '1 ms' \
                AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
-    let count = sqlx::query(ask).fetch_one(&mut connection).await.unwrap().get(0);
+    let count = sqlx::query(ask).bind(for_ms).fetch_one(&mut connection).await.unwrap().get(0);
     connection.close().await.unwrap();
     count
 }
 
+/// How many writes Redis has fenced since it runs, by its own count of errors.
+async fn fenced_by_redis() -> u64 {
+    let client = redis::Client::open(servers().redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let text: String = redis::cmd("INFO").arg("errorstats").query_async(&mut connection).await.unwrap();
+    let count = text.lines().find_map(|line| line.strip_prefix("errorstat_FENCED:count="));
+    count.map_or(0, |count| count.trim().parse().unwrap())
+}
+
+/// How many late writes PostgreSQL has fenced, as their worker says; none if it heard first that its partitions are gone.
+fn fenced_by_postgres(log: &str) -> usize {
+    log.lines().filter(|line| line.contains("fenced") && line.contains("sink=\"pg")).count()
+}
+
+/// A worker process with ways to the stores of its own.
+struct Worker {
+    hub: Hub,
+    to_postgres: Proxy,
+    to_redis: Proxy,
+}
+
+impl Worker {
+    async fn start(scene: &Scene, instance: &str) -> Self {
+        let server = |url: String| url.split(['@', '/']).rfind(|part| part.contains(':')).unwrap().to_owned();
+        let (postgres, redis) = (server(servers().postgres.url()), server(servers().redis.url()));
+        let (to_postgres, to_redis) = (Proxy::start(&postgres).await.unwrap(), Proxy::start(&redis).await.unwrap());
+        let mut hub = scene.hub_by(instance, |config| {
+            let local = |proxy: &Proxy| format!("127.0.0.1:{}", proxy.port());
+            config.replace(&postgres, &local(&to_postgres)).replace(&redis, &local(&to_redis))
+        });
+        hub.start();
+        Worker { hub, to_postgres, to_redis }
+    }
+
+    /// Freezes it while it has a transaction open in PostgreSQL and a write on its way to Redis.
+    async fn freeze_in_the_midst(&self) {
+        // A slow way: then a transaction is open nearly all the time.
+        self.to_postgres.set(Weather::Slow { latency: Duration::from_millis(30), bytes_per_second: 8 << 20 });
+        for _ in 0..20 {
+            self.to_redis.set(Weather::BlackHole);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            self.hub.freeze(true);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if open_transactions(200).await > 0 {
+                return;
+            }
+            self.hub.freeze(false);
+            self.to_redis.set(Weather::Fair);
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+        panic!("the freezes missed the writes");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_frozen_in_the_midst_of_a_write_is_harmless_when_it_wakes() {
-    // Slow ways to the stores: then a worker is in the midst of a write nearly all the time.
-    let (postgres, redis) =
-        tokio::task::spawn_blocking(|| (servers().postgres.url(), servers().redis.url())).await.unwrap();
-    let slow = Weather::Slow { latency: Duration::from_millis(30), bytes_per_second: 8 << 20 };
-    let to_postgres = Proxy::start(postgres.split(['@', '/']).nth(3).unwrap()).await.unwrap();
-    let to_redis = Proxy::start(redis.trim_start_matches("redis://").trim_end_matches('/')).await.unwrap();
-    [&to_postgres, &to_redis].into_iter().for_each(|proxy| proxy.set(slow));
-    let events = PG_EVENTS.replace("{pg}", &format!("postgres://postgres@127.0.0.1:{}/postgres", to_postgres.port()));
-    let cache = CACHE.replace("{redis}", &format!("redis://127.0.0.1:{}", to_redis.port()));
-    let scene = Scene::set(KAFKA, 4, &[PG, &events, &cache]).await;
-    let mut hubs = [scene.hub("one"), scene.hub("two")];
-    hubs.iter_mut().for_each(primal_tests::Hub::start);
+    let scene = Scene::set(KAFKA, 4, &[PG, PG_EVENTS, CACHE]).await;
+    let workers = [Worker::start(&scene, "one").await, Worker::start(&scene, "two").await];
     let load = Load::start(&scene.ledger, ways(&scene.direct), PACE);
-    let sinks = &scene.inside.config.sinks;
     moving(&scene).await;
     // Until the two have shared the partitions.
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let (mut midst, mut turns) = (0, 0);
-    // A late write is not tried when the worker hears first that its partitions are gone: once more then.
-    for turn in 0..5 {
-        turns += 1;
-        // Freeze again and again until a transaction is found open: then it is in the midst of a write.
-        for _ in 0..20 {
-            hubs[turn % 2].freeze(true);
-            tokio::time::sleep(Duration::from_millis(250)).await;
-            if stuck_transactions().await > 0 {
-                midst += 1;
-                break;
-            }
-            hubs[turn % 2].freeze(false);
-            tokio::time::sleep(Duration::from_millis(400)).await;
-        }
+    let (mut late, mut half) = (0, 0);
+    for (worker, other) in [(0, 1), (1, 0)].map(|(worker, other)| (&workers[worker], &workers[other])) {
+        worker.freeze_in_the_midst().await;
         let frozen = Instant::now();
         // The other takes over and goes on, past everything that was there at the freeze.
-        for sink in sinks {
+        for sink in &scene.inside.config.sinks {
             let ends = checks::ends(&scene.inside, sink).await.unwrap();
             let reached = checks::reached(&scene.inside, sink, &ends, PATIENCE).await;
-            reached.with_context(|| hubs[1 - turn % 2].log()).unwrap();
+            reached.with_context(|| other.hub.log()).unwrap();
         }
         println!("figure: taken over {:.1} s after the freeze", frozen.elapsed().as_secs_f64());
         assert!(frozen.elapsed() > Duration::from_secs(4), "the session had not ended");
-        hubs[turn % 2].freeze(false);
+        // What was on its way arrives now, and what was half written is gone on with.
+        let before = fenced_by_redis().await;
+        worker.to_redis.set(Weather::Fair);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let fenced = fenced_by_redis().await - before;
+        assert!(fenced > 0, "no late write came to Redis");
+        late += fenced;
+        half += open_transactions(4000).await;
+        worker.to_postgres.set(Weather::Fair);
+        worker.hub.freeze(false);
         tokio::time::sleep(Duration::from_secs(2)).await;
-        if turns >= 2 && fenced(&hubs, "pg") > 0 && fenced(&hubs, "cache") > 0 {
-            break;
-        }
+        assert_eq!(open_transactions(4000).await, 0, "a transaction of the frozen worker is still open");
     }
     load.finish().await;
-    scene.is_well(&hubs.each_ref()).await;
-    let (postgres, redis) = (fenced(&hubs, "pg"), fenced(&hubs, "cache"));
+    let hubs = workers.each_ref().map(|worker| &worker.hub);
+    scene.is_well(&hubs).await;
     println!(
-        "figure: {midst} of {turns} freezes in the midst of a write to PostgreSQL; late writes fenced: {postgres} by PostgreSQL, \
-         {redis} by Redis; {} events",
+        "figure: frozen 2 times in the midst of a write: Redis fenced {late} late writes, PostgreSQL had {half} transactions \
+         open when the worker woke and fenced {} of its writes; {} events",
+        hubs.map(|hub| fenced_by_postgres(&hub.log())).iter().sum::<usize>(),
         scene.ledger.events()
     );
-    assert!(midst >= 2, "the freezes missed the writes");
-    assert!(postgres >= 1 && redis >= 1, "no late write was ever tried: PostgreSQL fenced {postgres}, Redis {redis}");
-}
-
-/// How many late writes the stores of sinks whose name begins so have fenced.
-fn fenced(hubs: &[primal_tests::Hub], sink: &str) -> usize {
-    let name = format!("sink=\"{sink}");
-    let count = |hub: &primal_tests::Hub| {
-        hub.log().lines().filter(|line| line.contains("fenced") && line.contains(&name)).count()
-    };
-    hubs.iter().map(count).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rolling_restarts_stall_nothing_and_double_nothing() {
     let scene = Arc::new(Scene::set(KAFKA, 6, &[PG, PG_EVENTS, CACHE]).await);
     let mut hubs = [scene.hub("one"), scene.hub("two"), scene.hub("three")];
-    hubs.iter_mut().for_each(primal_tests::Hub::start);
+    hubs.iter_mut().for_each(Hub::start);
     let load = Load::start(&scene.ledger, ways(&scene.direct), PACE);
     moving(&scene).await;
     let watch = Watch::start(&scene);

@@ -78,7 +78,14 @@ impl Hub {
 
     /// What it says of its connections: how many are open, and how many made room for others.
     pub async fn connections(&self) -> String {
-        let answer = reqwest::get(format!("http://{}/metrics", self.address)).await.unwrap().text().await.unwrap();
+        let answer = primal_tests::http()
+            .get(format!("http://{}/metrics", self.address))
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
         let told = answer.lines().filter(|line| line.starts_with("primalcore_gateway_"));
         told.collect::<Vec<_>>().join(", ")
     }

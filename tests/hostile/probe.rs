@@ -88,5 +88,5 @@ async fn probe(hub: SocketAddr, stop: CancellationToken) -> Figures {
 }
 
 fn client(idle: usize) -> reqwest::Client {
-    reqwest::Client::builder().timeout(PATIENCE).pool_max_idle_per_host(idle).build().unwrap()
+    primal_tests::http_builder().timeout(PATIENCE).pool_max_idle_per_host(idle).build().unwrap()
 }

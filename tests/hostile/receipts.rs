@@ -38,7 +38,7 @@ async fn every_event_with_a_receipt_survives_a_kill() {
 
 /// Writes until the hub is gone; the ids of all that it has confirmed.
 async fn write(hub: std::net::SocketAddr, name: String) -> Vec<String> {
-    let client = reqwest::Client::new();
+    let client = primal_tests::http();
     let mut confirmed = Vec::new();
     for number in 0.. {
         let id = format!("{name}-{number}");

@@ -73,7 +73,7 @@ async fn a_week_survives_kills_and_a_replay_under_traffic() {
         hub.start();
     }
     // The last quarter goes through the gateway.
-    let client = reqwest::Client::new();
+    let client = primal_tests::http();
     let events = format!("http://127.0.0.1:{port}/v1/events");
     until_ready(&client, port).await;
     let body = week[3 * quarter..].join("\n");
@@ -205,7 +205,7 @@ async fn quickstart_dies_and_goes_on_without_doubling() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_takes_events_at_once_and_keeps_its_collections() {
     let hub = Hub::new("");
-    let client = reqwest::Client::new();
+    let client = primal_tests::http();
     for (collections, used) in [("orders,customers", "orders"), ("customers", "orders")] {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");

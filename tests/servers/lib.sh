@@ -48,6 +48,15 @@ maven_jars() {
   rm -rf "$pom"; touch "$dir/.complete"
 }
 
+# npm_package DIR NAME@VERSION: its files under DIR/node_modules/NAME; install scripts do not run.
+npm_package() {
+  [ -e "$1/.complete" ] && return
+  mkdir -p "$1"
+  echo "$NAME: fetching $2 from npm into $1" >&2
+  npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$1" "$2" >/dev/null
+  touch "$1/.complete"
+}
+
 # as_user USER: the words that run a command as USER when root (for servers that refuse root), else nothing. They exec, so pids hold.
 as_user() { [ "$(id -u)" != 0 ] || echo "setpriv --reuid=$1 --regid=$1 --init-groups"; }
 

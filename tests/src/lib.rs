@@ -11,3 +11,17 @@ mod servers;
 
 pub use hub::{Hub, free_port, program};
 pub use servers::{Server, Servers, shared};
+
+/// A client of HTTP servers.
+///
+/// # Panics
+/// None can be made.
+pub fn http() -> reqwest::Client {
+    http_builder().build().unwrap()
+}
+
+/// The same, to be set up further. Its TLS needs a provider of cryptography for the process.
+pub fn http_builder() -> reqwest::ClientBuilder {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+}

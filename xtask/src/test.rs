@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{cargo, crash, docs, root, say, sim, size};
 
 /// What the tests start, by script in `tests/servers`.
-const SERVERS: &[&str] = &["ferretdb", "kafka", "neo4j", "postgres", "redis"];
+const SERVERS: &[&str] =
+    &["clickhouse_engine", "elasticsearch", "ferretdb", "kafka", "neo4j", "opensearch", "postgres", "redis"];
 
 pub fn run() -> Result<()> {
     for server in SERVERS {

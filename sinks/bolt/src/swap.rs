@@ -3,8 +3,8 @@
 //! has not enough, the swap fails whole and nothing has changed.
 
 use async_trait::async_trait;
+use primal_core::SinkError;
 use primal_core::sink::{Build, Swap, Target};
-use primal_core::{Fault, SinkError};
 use serde_json::{Value, json};
 
 use crate::client::Statement;
@@ -17,7 +17,7 @@ const DELETED: usize = 5_000;
 #[async_trait]
 impl Swap for Neo4j {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
-        let (generation, id) = (beside(target)?, generations(&target.sink, &target.collection));
+        let (generation, id) = (target.beside()?, generations(&target.sink, &target.collection));
         let schema = constraint(&format!("{}PrimalState", self.prefix), "id");
         self.client.one("preparing", schema).await?;
         let text = format!(
@@ -29,7 +29,7 @@ impl Swap for Neo4j {
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
-        let generation = beside(to)?;
+        let generation = to.beside()?;
         let builds = self.builds_of(to).await?;
         let (live, old) = (to.with_build(Build::Live(builds.live)), to.with_build(Build::Beside(builds.live)));
         let older = builds.previous.filter(|older| *older != generation);
@@ -66,15 +66,6 @@ impl Swap for Neo4j {
         statements.push(Statement::new(text, json!({ "prefix": positions(target) })));
         self.client.run("dropping a build from", statements).await?;
         self.drop_nodes(target).await
-    }
-}
-
-fn beside(target: &Target) -> Result<u64, SinkError> {
-    match target.build {
-        Build::Beside(generation) => Ok(generation),
-        _ => {
-            Err(SinkError::new(Fault::Internal, format!("{:?} is not a generation beside the live one", target.build)))
-        }
     }
 }
 

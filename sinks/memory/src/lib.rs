@@ -21,7 +21,7 @@ pub static MEMORY: SinkSpec = SinkSpec {
     summary: "this process's memory; gone when it ends",
     capability: Capability {
         class: Class::Transactional,
-        projections: &[Projection::Document, Projection::Table, Projection::Events],
+        projections: &[Projection::Document, Projection::Table, Projection::Events, Projection::Series],
         swap: SwapKind::Atomic,
         reads: true,
         max_batch: 20_000,
@@ -90,23 +90,15 @@ impl Tables {
     /// Checks generation and position; a batch that passes is written whole.
     fn fence(&self, target: &Target, batch: &Batch<'_>) -> Result<(), SinkError> {
         let live = self.builds(target).live;
-        let wrong = match target.build {
-            Build::Live(generation) => generation != live,
-            Build::Beside(generation) => generation == live,
-            Build::Named(_) => false,
-        };
-        if wrong {
-            let message =
-                format!("generation {live} of {} is live, {:?} was written to", target.collection, target.build);
-            return Err(SinkError::new(Fault::Fenced, message));
+        if let Some(reason) = target.wrong_generation(live) {
+            return Err(SinkError::new(Fault::Fenced, reason));
         }
         let Some(advance) = batch.advance else { return Ok(()) };
         let found = self.positions.get(&position_key(target)).and_then(|p| p.get(&batch.partition)).copied();
         if found == advance.expected {
             return Ok(());
         }
-        let message = format!("the position is {found:?}, expected {:?}", advance.expected);
-        Err(SinkError::new(Fault::Fenced, message))
+        Err(SinkError::new(Fault::Fenced, target.moved_meanwhile(batch)))
     }
 
     fn drop_build(&mut self, target: &Target) {
@@ -183,19 +175,11 @@ fn written(target: &Target, batch: &Batch<'_>) -> Result<Vec<Stored>, SinkError>
     let mut written = Vec::with_capacity(batch.events.len());
     let mut refused: Vec<Rejected> = Vec::new();
     for event in &batch.events {
-        let content = match (event.data, &target.table) {
-            (None, _) => Content::Deleted,
-            (Some(data), None) => Content::Document(data.to_owned()),
-            (Some(_), Some(_)) => match target.cells(event) {
-                Ok(cells) => Content::Row(cells),
-                Err(SinkError { fault: Fault::Rejected(rejected), .. }) => {
-                    refused.extend(rejected);
-                    continue;
-                }
-                Err(other) => return Err(other),
-            },
-        };
-        written.push(record(event, event.identity(target.projection), content));
+        match left(target, event) {
+            Ok(record) => written.push(record),
+            Err(SinkError { fault: Fault::Rejected(rejected), .. }) => refused.extend(rejected),
+            Err(other) => return Err(other),
+        }
     }
     match refused.first().map(|rejected| rejected.reason.clone()) {
         Some(reason) => Err(SinkError::new(Fault::Rejected(refused), reason)),
@@ -203,15 +187,30 @@ fn written(target: &Target, batch: &Batch<'_>) -> Result<Vec<Stored>, SinkError>
     }
 }
 
-fn record(event: &BatchEvent<'_>, identity: &str, content: Content) -> Stored {
-    Stored {
-        identity: identity.to_owned(),
+/// What an event leaves behind.
+fn left(target: &Target, event: &BatchEvent<'_>) -> Result<Stored, SinkError> {
+    let (identity, content) = match (event.data, target.projection) {
+        (Some(_), Projection::Series) => {
+            let point = target.point(event)?;
+            (point.identity(), Content::Row(point.fields))
+        }
+        (None, _) => (event.identity(target.projection).to_owned(), Content::Deleted),
+        (Some(data), _) => {
+            let content = match target.columns() {
+                Some(_) => Content::Row(target.cells(event)?),
+                None => Content::Document(data.to_owned()),
+            };
+            (event.identity(target.projection).to_owned(), content)
+        }
+    };
+    Ok(Stored {
+        identity,
         version: event.version,
         event_id: event.id.to_owned(),
         time: event.time(),
         primal: event.primal(),
         content,
-    }
+    })
 }
 
 /// Records in a page of a scan.
@@ -242,13 +241,13 @@ impl Reader for Memory {
 #[async_trait]
 impl Swap for Memory {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
-        let generation = beside(target)?;
+        let generation = target.beside()?;
         self.tables().builds_mut(target).rebuild = Some(Rebuild { generation, plan: plan.to_owned() });
         Ok(())
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
-        let generation = beside(to)?;
+        let generation = to.beside()?;
         let mut tables = self.tables();
         let builds = tables.builds(to);
         let from = to.with_build(Build::Live(builds.live));
@@ -281,14 +280,5 @@ impl Swap for Memory {
             builds.previous.take_if(|previous| *previous == generation);
         }
         Ok(())
-    }
-}
-
-fn beside(target: &Target) -> Result<u64, SinkError> {
-    match target.build {
-        Build::Beside(generation) => Ok(generation),
-        _ => {
-            Err(SinkError::new(Fault::Internal, format!("{:?} is not a generation beside the live one", target.build)))
-        }
     }
 }

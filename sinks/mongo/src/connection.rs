@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ::mongodb::bson::{Bson, Document, doc};
+use ::mongodb::bson::raw::cstr;
+use ::mongodb::bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
 use ::mongodb::error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
 use ::mongodb::options::{ClientOptions, ConnectionString, ReadPreference, SelectionCriteria};
 use ::mongodb::{Client, ClientSession, Database};
@@ -64,23 +65,36 @@ impl Connection {
         }
     }
 
-    /// Runs a command, alone or in a transaction. Alone it is durable once it is answered: on most members, in their
-    /// journals.
+    /// Runs a command, alone or in a transaction. Alone what it writes is durable once it is answered: on most members, in
+    /// their journals.
     pub(crate) async fn run(
         &self,
         session: Option<&mut ClientSession>,
         doing: &str,
-        mut command: Document,
+        command: Document,
+        writes: bool,
+    ) -> Result<Document, SinkError> {
+        let raw = RawDocumentBuf::try_from(&command);
+        let raw = raw.map_err(|e| SinkError::new(Fault::Internal, format!("{doing} {}", self.address)).because(e))?;
+        self.run_raw(session, doing, raw, writes).await
+    }
+
+    /// The same with a command that is encoded already.
+    pub(crate) async fn run_raw(
+        &self,
+        session: Option<&mut ClientSession>,
+        doing: &str,
+        mut command: RawDocumentBuf,
         writes: bool,
     ) -> Result<Document, SinkError> {
         let open = self.open().await?;
         if writes && session.is_none() {
-            command.insert("writeConcern", doc! { "w": "majority", "j": true, "wtimeout": 20_000 });
+            command.append(cstr!("writeConcern"), rawdoc! { "w": "majority", "j": true, "wtimeout": 20_000 });
         }
         let call = async {
             match session {
-                Some(session) => open.database.run_command(command).session(session).await,
-                None => open.database.run_command(command).await,
+                Some(session) => open.database.run_raw_command(command).session(session).await,
+                None => open.database.run_raw_command(command).await,
             }
         };
         let answer = self.bounded(doing, call).await?;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ::mongodb::ClientSession;
-use ::mongodb::bson::{Document, doc};
+use ::mongodb::bson::{Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use ::mongodb::options::{ConnectionString, ReadConcern, WriteConcern};
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -18,9 +18,9 @@ use primal_core::{Collection, Fault, Offset, Settings, SettingsError, SinkError}
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
-use crate::connection::{Connection, is_rejection, number};
+use crate::connection::{Connection, DUPLICATE, is_rejection, number};
 use crate::record::{NONE, decode, statements};
-use crate::state::{builds_of, first_error, generations, wrong_generation};
+use crate::state::{builds_of, first_error, generations};
 
 /// MongoDB.
 pub static MONGODB: SinkSpec = SinkSpec {
@@ -130,6 +130,10 @@ impl Sink for Mongo {
     }
 
     async fn prepare(&self, target: &Target) -> Result<(), SinkError> {
+        if target.columns().is_some() {
+            let message = "mongodb has no columns; use projection document or events";
+            return Err(SinkError::new(Fault::Misconfigured, message));
+        }
         self.refuse_strange(target).await?;
         self.make(doc! { "create": records(target) }).await?;
         if matches!(target.build, Build::Live(_) | Build::Beside(_)) {
@@ -232,8 +236,13 @@ impl Mongo {
         let id = generations(&target.sink, &target.collection);
         let hold = doc! { "q": { "_id": id, "live": live }, "u": { "$inc": { "held": 1_i64 } } };
         match self.server.update_state(Some(session), "writing to", vec![hold]).await? {
-            0 => Err(wrong_generation(target, 0)
-                .unwrap_or_else(|| SinkError::new(Fault::Internal, format!("{} is not prepared", target.collection)))),
+            0 => {
+                let message = format!(
+                    "generation of {} changed meanwhile, {:?} was to be written",
+                    target.collection, target.build
+                );
+                Err(SinkError::new(Fault::Fenced, message))
+            }
             _ => Ok(()),
         }
     }
@@ -246,20 +255,32 @@ impl Mongo {
         target: &Target,
         batch: &Batch<'_>,
     ) -> Result<Outcome, SinkError> {
-        let statements = batch.events.iter().flat_map(|event| statements(event, target.projection, batch.mode));
+        let all = batch.events.iter().flat_map(|event| statements(event, target.projection, batch.mode));
         let (mut found, mut made) = (0, 0);
-        for part in parts(statements.collect()) {
+        for part in parts(all)? {
             let (offsets, updates): (Vec<_>, Vec<_>) = part.into_iter().unzip();
-            let command = doc! { "update": records(target), "updates": updates, "ordered": true };
-            let answer = self.server.run(session.as_deref_mut(), "writing to", command, true).await?;
-            if let Some((place, code, why)) = first_error(&answer) {
-                return Err(match offsets.get(place) {
-                    Some(offset) if is_rejection(code) => SinkError::rejected(*offset, format!("{why} (code {code})")),
-                    _ => self.server.said("writing to", code, &why),
-                });
+            let mut from = 0;
+            while let Some(rest) = updates.get(from..).filter(|rest| !rest.is_empty()) {
+                let mut list = RawArrayBuf::new();
+                rest.iter().for_each(|update| list.push(update.as_ref()));
+                let command = rawdoc! { "update": records(target), "updates": list, "ordered": true };
+                let answer = self.server.run_raw(session.as_deref_mut(), "writing to", command, true).await?;
+                found += number(&answer, "n");
+                made += answer.get_array("upserted").map_or(0, Vec::len) as u64;
+                let Some((place, code, why)) = first_error(&answer) else { break };
+                from += place;
+                match offsets.get(from) {
+                    // Somebody else made the place at the same moment. It is there, so this goes on behind it.
+                    Some(_) if code == DUPLICATE && session.is_none() => {
+                        found += 1;
+                        from += 1;
+                    }
+                    Some(offset) if is_rejection(code) => {
+                        return Err(SinkError::rejected(*offset, format!("{why} (code {code})")));
+                    }
+                    _ => return Err(self.server.said("writing to", code, &why)),
+                }
             }
-            found += number(&answer, "n");
-            made += answer.get_array("upserted").map_or(0, Vec::len) as u64;
         }
         // One statement of each event finds or makes its place, so the rest of what was found is what was replaced.
         let events = batch.events.len() as u64;
@@ -325,22 +346,25 @@ pub(crate) fn code_of(error: &::mongodb::error::Error) -> Option<i32> {
     }
 }
 
-/// Cuts statements into commands.
-fn parts(statements: Vec<(Offset, Document)>) -> Vec<Vec<(Offset, Document)>> {
-    let (mut parts, mut size) = (Vec::<Vec<_>>::new(), usize::MAX);
-    for statement in statements {
-        // What it weighs, about: the text, and room for its other form.
-        let weight = ::mongodb::bson::RawDocumentBuf::try_from(&statement.1).map_or(0, |raw| raw.as_bytes().len() + 16);
-        match parts.last_mut().filter(|_| size.saturating_add(weight) <= MESSAGE) {
-            Some(part) => part.push(statement),
+/// Encodes statements and cuts them into commands.
+fn parts(
+    statements: impl Iterator<Item = (Offset, Document)>,
+) -> Result<Vec<Vec<(Offset, RawDocumentBuf)>>, SinkError> {
+    let (mut parts, mut size) = (Vec::<Vec<_>>::new(), 0);
+    for (offset, statement) in statements {
+        let raw = RawDocumentBuf::try_from(&statement).map_err(|e| SinkError::rejected(offset, e.to_string()))?;
+        // A place of the list has a name of digits.
+        let weight = raw.as_bytes().len() + 16;
+        match parts.last_mut().filter(|_| size + weight <= MESSAGE) {
+            Some(part) => part.push((offset, raw)),
             None => {
-                parts.push(vec![statement]);
+                parts.push(vec![(offset, raw)]);
                 size = 0;
             }
         }
         size += weight;
     }
-    parts
+    Ok(parts)
 }
 
 #[async_trait]

@@ -4,7 +4,7 @@
 use ::mongodb::ClientSession;
 use ::mongodb::bson::{Bson, Document, doc};
 use primal_core::batch::Advance;
-use primal_core::sink::{Build, Builds, Positions, Rebuild, Target};
+use primal_core::sink::{Builds, Positions, Rebuild, Target};
 use primal_core::{Collection, Fault, Partition, Position, SinkError};
 
 use crate::connection::{Connection, DUPLICATE, number};
@@ -43,18 +43,6 @@ pub(crate) fn document_of(builds: &Builds) -> Document {
         document.extend(doc! { "rebuild": rebuild.generation as i64, "plan": &rebuild.plan });
     }
     document
-}
-
-/// Why a target cannot be written to while that generation is live.
-pub(crate) fn wrong_generation(target: &Target, live: u64) -> Option<SinkError> {
-    let wrong = match target.build {
-        Build::Live(generation) => generation != live,
-        Build::Beside(generation) => generation == live,
-        Build::Named(_) => false,
-    };
-    let message =
-        || format!("generation {live} of {} is live, {:?} was to be written", target.collection, target.build);
-    wrong.then(|| SinkError::new(Fault::Fenced, message()))
 }
 
 fn moved(target: &Target, partition: Partition, found: Option<Position>, advance: Advance) -> SinkError {
@@ -105,8 +93,8 @@ impl Connection {
         let position = format!("{}{partition}", positions(target));
         let found = self.state(session, doc! { "$in": [&generation, &position] }).await?;
         let by_id = |id: &str| found.iter().find(|document| document.get_str("_id").is_ok_and(|found| found == id));
-        if let Some(error) = wrong_generation(target, builds_of(by_id(&generation)).live) {
-            return Err(error);
+        if let Some(why) = target.wrong_generation(builds_of(by_id(&generation)).live) {
+            return Err(SinkError::new(Fault::Fenced, why));
         }
         let at = by_id(&position).map(|found| Position::from_i64(number(found, "at")));
         match advance {

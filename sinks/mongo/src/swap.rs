@@ -12,7 +12,7 @@ use crate::state::{STATE, beginning_with, builds_of, document_of, generations, p
 #[async_trait]
 impl Swap for Mongo {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
-        let rebuild = Rebuild { generation: beside(target)?, plan: plan.to_owned() };
+        let rebuild = Rebuild { generation: target.beside()?, plan: plan.to_owned() };
         let begun = doc! { "rebuild": rebuild.generation as i64, "plan": rebuild.plan };
         let id = generations(&target.sink, &target.collection);
         let update = doc! {
@@ -22,7 +22,7 @@ impl Swap for Mongo {
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
-        beside(to)?;
+        to.beside()?;
         let swapped = if self.server.open().await?.transactions {
             self.transaction("swapping generations in", async |session| {
                 self.move_pointer(Some(session), to, caught_up).await
@@ -36,7 +36,7 @@ impl Swap for Mongo {
             self.drop_build(&older).await?;
         }
         // It is done already: a view that cannot be changed now is set right when the next worker prepares.
-        let _ = self.show(&to.with_build(Build::Live(beside(to)?))).await;
+        let _ = self.show(&to.with_build(Build::Live(to.beside()?))).await;
         Ok(true)
     }
 
@@ -55,15 +55,6 @@ impl Swap for Mongo {
             self.server.update_state(None, "dropping a build from", updates).await?;
         }
         self.drop_build(target).await
-    }
-}
-
-fn beside(target: &Target) -> Result<u64, SinkError> {
-    match target.build {
-        Build::Beside(generation) => Ok(generation),
-        _ => {
-            Err(SinkError::new(Fault::Internal, format!("{:?} is not a generation beside the live one", target.build)))
-        }
     }
 }
 
@@ -87,7 +78,7 @@ impl Mongo {
         to: &Target,
         caught_up: bool,
     ) -> Result<Option<Builds>, SinkError> {
-        let (generation, id) = (beside(to)?, generations(&to.sink, &to.collection));
+        let (generation, id) = (to.beside()?, generations(&to.sink, &to.collection));
         let found = self.server.state(session.as_deref_mut(), doc! { "$in": [&id] }).await?;
         let builds = builds_of(found.first());
         let live = to.with_build(Build::Live(builds.live));

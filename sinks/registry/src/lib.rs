@@ -6,29 +6,41 @@ use primal_core::nearest::hint;
 
 /// Every store and the feature that compiles it in, by name.
 pub const KNOWN: &[(&str, &str)] = &[
+    ("clickhouse", "http"),
+    ("elasticsearch", "http"),
     ("memory", "memory"),
     ("mongodb", "mongo"),
     ("neo4j", "bolt"),
+    ("opensearch", "http"),
     ("postgres", "sql"),
     ("redis", "resp"),
     ("sqlite", "sql"),
+    ("timescaledb", "sql"),
 ];
 
 /// The stores of this build.
 pub fn all() -> Vec<&'static SinkSpec> {
     vec![
+        #[cfg(feature = "http")]
+        &primal_sink_http::CLICKHOUSE,
+        #[cfg(feature = "http")]
+        &primal_sink_http::ELASTICSEARCH,
         #[cfg(feature = "memory")]
         &primal_sink_memory::MEMORY,
         #[cfg(feature = "mongo")]
         &primal_sink_mongo::MONGODB,
         #[cfg(feature = "bolt")]
         &primal_sink_bolt::NEO4J,
+        #[cfg(feature = "http")]
+        &primal_sink_http::OPENSEARCH,
         #[cfg(feature = "sql")]
         &primal_sink_sql::POSTGRES,
         #[cfg(feature = "resp")]
         &primal_sink_resp::REDIS,
         #[cfg(feature = "sql")]
         &primal_sink_sql::SQLITE,
+        #[cfg(feature = "sql")]
+        &primal_sink_sql::TIMESCALEDB,
     ]
 }
 
@@ -52,7 +64,14 @@ pub fn find(name: &str) -> Result<&'static SinkSpec, String> {
 mod tests {
     use super::*;
 
-    #[cfg(all(feature = "bolt", feature = "memory", feature = "mongo", feature = "resp", feature = "sql"))]
+    #[cfg(all(
+        feature = "bolt",
+        feature = "http",
+        feature = "memory",
+        feature = "mongo",
+        feature = "resp",
+        feature = "sql"
+    ))]
     #[test]
     fn every_known_store_is_registered_under_its_family() {
         let registered: Vec<_> = all().iter().map(|spec| (spec.name, spec.family)).collect();

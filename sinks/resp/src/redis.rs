@@ -207,6 +207,12 @@ impl Sink for Redis {
     }
 
     async fn prepare(&self, target: &Target) -> Result<(), SinkError> {
+        if target.columns().is_some() {
+            return Err(SinkError::new(
+                Fault::Misconfigured,
+                "redis has no columns; use projection document or events",
+            ));
+        }
         let name = self.records(&target.place());
         let one: Result<Vec<String>, SinkError> = self
             .ask("preparing", async |c| {
@@ -344,7 +350,7 @@ impl Redis {
 #[async_trait]
 impl Swap for Redis {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
-        let generation = beside(target)?;
+        let generation = target.beside()?;
         let prefix = generations(&target.sink, &target.collection);
         self.ask("recording a rebuild in", async |c| {
             let mut set = ::redis::cmd("HSET");
@@ -355,7 +361,7 @@ impl Swap for Redis {
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
-        let generation = beside(to)?;
+        let generation = to.beside()?;
         let builds = self.builds(&to.sink, &to.collection).await?;
         let from = to.with_build(Build::Live(builds.live));
         let old = to.with_build(Build::Beside(builds.live));
@@ -385,16 +391,7 @@ impl Swap for Redis {
             call.key(hash);
         });
         call.arg(positions(target)).arg(generations(&target.sink, &target.collection));
-        call.arg(beside(target).map_or(String::new(), |g| g.to_string()));
+        call.arg(target.beside().map_or(String::new(), |g| g.to_string()));
         self.ask("dropping a build from", async |c| call.invoke_async::<u8>(c).await).await.map(|_| ())
-    }
-}
-
-fn beside(target: &Target) -> Result<u64, SinkError> {
-    match target.build {
-        Build::Beside(generation) => Ok(generation),
-        _ => {
-            Err(SinkError::new(Fault::Internal, format!("{:?} is not a generation beside the live one", target.build)))
-        }
     }
 }

@@ -1,5 +1,5 @@
-//! SQL stores. One file per store; what they share is the layout of a target in columns, the SQL text that both understand,
-//! and the values of an event in those columns. What differs (types, bulk writing, errors) stays in the store's file.
+//! SQL stores. One file per store; what they share is the SQL text that all understand. What differs (types, bulk writing,
+//! errors) stays in the store's file.
 
 mod generation;
 mod layout;
@@ -7,7 +7,8 @@ mod postgres;
 mod postgres_copy;
 mod sqlite;
 mod text;
-mod values;
+mod timescaledb;
 
 pub use postgres::POSTGRES;
 pub use sqlite::SQLITE;
+pub use timescaledb::TIMESCALEDB;

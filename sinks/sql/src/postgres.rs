@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
+use primal_core::columns::{Column, Layout, Type, Value, content, rows};
 use primal_core::settings::Secret;
 use primal_core::sink::{
     Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
@@ -19,37 +20,41 @@ use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Row};
 
-use crate::generation::{builds, moved_meanwhile, not_beside, wrong_generation};
-use crate::layout::{Layout, Type, quote};
+use crate::generation::builds;
+use crate::layout::{Statements, quote};
 use crate::postgres_copy;
 use crate::text::{GENERATIONS, POSITIONS, Text};
-use crate::values::{Value, content, rows};
+use crate::timescaledb;
 
 /// PostgreSQL.
 pub static POSTGRES: SinkSpec = SinkSpec {
     name: "postgres",
     family: "sql",
     summary: "PostgreSQL 13 and later",
-    capability: Capability {
-        class: Class::Transactional,
-        projections: &[Projection::Document, Projection::Table, Projection::Events],
-        swap: SwapKind::Atomic,
-        reads: true,
-        max_batch: 50_000,
-        // jsonb takes 268,435,455 bytes of strings and of members each (src/include/utils/jsonb.h); this leaves memory alone.
-        max_payload: 64 << 20,
-    },
-    options: &[
-        OptionSpec {
-            name: "url",
-            default: None,
-            help: "`postgres://user:password@host:5432/database?sslmode=verify-full`; the database must exist",
-        },
-        OptionSpec { name: "schema", default: Some("public"), help: "the schema of all tables; made if it is missing" },
-        OptionSpec { name: "pool", default: Some("8"), help: "connections, at most" },
-    ],
-    build: |settings| Ok(Arc::new(Postgres::new(settings)?) as Arc<dyn Sink>),
+    capability: CAPABILITY,
+    options: OPTIONS,
+    build: |settings| Ok(Arc::new(Postgres::new(settings, false)?) as Arc<dyn Sink>),
 };
+
+pub(crate) const CAPABILITY: Capability = Capability {
+    class: Class::Transactional,
+    projections: &[Projection::Document, Projection::Table, Projection::Events, Projection::Series],
+    swap: SwapKind::Atomic,
+    reads: true,
+    max_batch: 50_000,
+    // jsonb takes 268,435,455 bytes of strings and of members each (src/include/utils/jsonb.h); this leaves memory alone.
+    max_payload: 64 << 20,
+};
+
+pub(crate) const OPTIONS: &[OptionSpec] = &[
+    OptionSpec {
+        name: "url",
+        default: None,
+        help: "`postgres://user:password@host:5432/database?sslmode=verify-full`; the database must exist",
+    },
+    OptionSpec { name: "schema", default: Some("public"), help: "the schema of all tables; made if it is missing" },
+    OptionSpec { name: "pool", default: Some("8"), help: "connections, at most" },
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,16 +79,18 @@ const PAGE: i64 = 2_000;
 /// How long one call to the store may take.
 const CALL: Duration = Duration::from_secs(60);
 
-struct Postgres {
+pub(crate) struct Postgres {
     /// For messages: no password.
     address: String,
+    /// Whether series become hypertables, where the server has them.
+    hypertables: bool,
     schema: String,
     text: Text,
     pool: PgPool,
 }
 
 impl Postgres {
-    fn new(settings: &Settings) -> Result<Self, SettingsError> {
+    pub(crate) fn new(settings: &Settings, hypertables: bool) -> Result<Self, SettingsError> {
         let config: Config = settings.read()?;
         let options = PgConnectOptions::from_str(config.url.expose())
             .map_err(|e| settings.error(format!("`url` is no PostgreSQL address: {e}")))?
@@ -101,7 +108,8 @@ impl Postgres {
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(options);
         let text = Text::new(Some(&config.schema));
-        Ok(Postgres { address: config.url.without_password(), schema: config.schema, text, pool })
+        let address = config.url.without_password();
+        Ok(Postgres { address, hypertables, schema: config.schema, text, pool })
     }
 
     fn failed(&self, doing: &str, error: sqlx::Error) -> SinkError {
@@ -191,7 +199,11 @@ impl Sink for Postgres {
             let message = format!("{} has server_encoding {encoding}, expected UTF8", self.address);
             return Err(SinkError::new(Fault::Misconfigured, message));
         }
-        Ok(Health { version: format!("PostgreSQL {version}"), notes: Vec::new() })
+        let mut health = Health { version: format!("PostgreSQL {version}"), notes: Vec::new() };
+        if self.hypertables {
+            self.bounded("asking for TimescaleDB in", timescaledb::describe(&self.pool, &mut health)).await?;
+        }
+        Ok(health)
     }
 
     async fn builds(&self, sink: &str, collection: &Collection) -> Result<Builds, SinkError> {
@@ -237,6 +249,9 @@ impl Sink for Postgres {
             for statement in statements {
                 sqlx::query(AssertSqlSafe(statement)).persistent(false).execute(&mut *tx).await?;
             }
+            if self.hypertables && found.is_empty() && target.projection == Projection::Series {
+                timescaledb::make_hypertable(&mut tx, &table).await?;
+            }
             let known = sqlx::query(AssertSqlSafe(self.text.known.as_str()));
             known.bind(&*target.sink).bind(target.collection.as_str()).execute(&mut *tx).await?;
             tx.commit().await?;
@@ -262,7 +277,7 @@ impl Sink for Postgres {
         // In the index's order the merge touches each page once, and two writers cannot deadlock.
         let layout = Layout::of(target);
         let identity = layout.columns.iter().position(|c| c.name == layout.identity).unwrap_or(0);
-        rows.sort_unstable_by(|a, b| text_of(a.get(identity)).cmp(text_of(b.get(identity))));
+        rows.sort_unstable_by(|a, b| a.get(identity).and_then(Value::text).cmp(&b.get(identity).and_then(Value::text)));
         let asked = async {
             let mut tx = self.pool.begin().await?;
             // The rows first, the fence after them: the server waits for a COPY's data without limit, so a process that is
@@ -277,7 +292,7 @@ impl Sink for Postgres {
                 None => 0,
             };
             tx.commit().await?;
-            Ok(Ok(Outcome { applied, stale: rows.len() as u64 - applied }))
+            Ok(Ok(Outcome { applied, stale: batch.events.len() as u64 - applied }))
         };
         self.bounded("writing to", asked).await?
     }
@@ -322,8 +337,8 @@ impl Postgres {
         }
         let row = query.fetch_one(connection).await?;
         let live = row.get::<Option<i64>, _>(0).unwrap_or(1) as u64;
-        let stands = || (row.get::<i64, _>(1) == 0).then(|| moved_meanwhile(target, batch));
-        Ok(wrong_generation(target, live).or_else(stands))
+        let stands = || (row.get::<i64, _>(1) == 0).then(|| target.moved_meanwhile(batch));
+        Ok(target.wrong_generation(live).or_else(stands))
     }
 
     /// One guarded upsert from the staged rows; how many records were written.
@@ -362,16 +377,9 @@ fn renumbered(statement: &str) -> String {
     statement.replace("$5", "$6").replace("$4", "$5").replace("$3", "$4").replace("$2", "$3")
 }
 
-fn text_of<'a>(value: Option<&'a Value<'a>>) -> &'a str {
-    match value {
-        Some(Value::Text(text)) => text,
-        _ => "",
-    }
-}
-
 /// Columns as a query gives them back: moments as microseconds, `jsonb` as text.
 fn selected(layout: &Layout) -> String {
-    let one = |column: &crate::layout::Column| {
+    let one = |column: &Column| {
         let name = quote(&column.name);
         match column.kind {
             Type::Timestamp => format!("(extract(epoch FROM {name}) * 1000000)::bigint AS {name}"),
@@ -401,7 +409,7 @@ fn stored(target: &Target, layout: &Layout, row: &PgRow) -> Result<Stored, sqlx:
         event_id: row.try_get("_event_id")?,
         time: Timestamp(row.try_get("_time")?),
         primal: Primal { alpha: row.try_get("_alpha")?, lambda: row.try_get("_lambda")?, k: row.try_get("_k")? },
-        content: content(target, row.try_get("_deleted")?, cells),
+        content: content(target, layout.has_tombstones() && row.try_get("_deleted")?, cells),
     })
 }
 
@@ -439,7 +447,7 @@ impl Reader for Postgres {
 #[async_trait]
 impl Swap for Postgres {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
-        let Build::Beside(generation) = target.build else { return Err(not_beside(target)) };
+        let generation = target.beside()?;
         // Makes the hub's own tables where this store was never written to.
         self.prepare(target).await?;
         let asked = async {
@@ -451,7 +459,7 @@ impl Swap for Postgres {
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
-        let Build::Beside(generation) = to.build else { return Err(not_beside(to)) };
+        let generation = to.beside()?;
         let asked = async {
             let mut tx = self.pool.begin().await?;
             let (sink, collection) = (&*to.sink, to.collection.as_str());

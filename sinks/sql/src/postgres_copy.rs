@@ -1,6 +1,6 @@
 //! Rows in PostgreSQL's binary COPY format (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format").
 
-use crate::values::Value;
+use primal_core::columns::Value;
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
 const EPOCH_2000: i64 = 946_684_800_000_000;

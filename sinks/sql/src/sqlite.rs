@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
+use primal_core::columns::{Layout, Type, Value, content, rows};
 use primal_core::sink::{
     Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
     Stored, Swap, SwapKind, Target,
@@ -19,10 +20,9 @@ use sqlx::sqlite::{
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
 
-use crate::generation::{builds, moved_meanwhile, not_beside, wrong_generation};
-use crate::layout::{Layout, Type, quote};
+use crate::generation::builds;
+use crate::layout::{Statements, quote};
 use crate::text::Text;
-use crate::values::{Value, content, rows};
 
 /// SQLite, in a file.
 pub static SQLITE: SinkSpec = SinkSpec {
@@ -31,7 +31,7 @@ pub static SQLITE: SinkSpec = SinkSpec {
     summary: "a SQLite file on this machine",
     capability: Capability {
         class: Class::Transactional,
-        projections: &[Projection::Document, Projection::Table, Projection::Events],
+        projections: &[Projection::Document, Projection::Table, Projection::Events, Projection::Series],
         swap: SwapKind::Atomic,
         reads: true,
         max_batch: 20_000,
@@ -249,7 +249,7 @@ impl Sink for Sqlite {
             applied += done.map_err(|e| self.failed("writing", e))?.rows_affected();
         }
         tx.commit().await.map_err(|e| self.failed("committing to", e))?;
-        Ok(Outcome { applied, stale: rows.len() as u64 - applied })
+        Ok(Outcome { applied, stale: batch.events.len() as u64 - applied })
     }
 
     fn reader(&self) -> Option<&dyn Reader> {
@@ -281,7 +281,7 @@ async fn fence(
         .fetch_optional(&mut *connection)
         .await?
         .map_or(1, |row| row.get::<i64, _>(0) as u64);
-    if let Some(reason) = wrong_generation(target, live) {
+    if let Some(reason) = target.wrong_generation(live) {
         return Ok(Some(reason));
     }
     let Some(advance) = batch.advance else { return Ok(None) };
@@ -295,7 +295,7 @@ async fn fence(
         query = query.bind(expected.as_i64());
     }
     let moved = query.execute(connection).await?.rows_affected();
-    Ok((moved == 0).then(|| moved_meanwhile(target, batch)))
+    Ok((moved == 0).then(|| target.moved_meanwhile(batch)))
 }
 
 fn bind(rows: &[Vec<Value<'_>>]) -> Result<SqliteArguments, sqlx::error::BoxDynError> {
@@ -335,7 +335,7 @@ fn stored(target: &Target, layout: &Layout, row: &SqliteRow) -> Result<Stored, s
         event_id: row.try_get("_event_id")?,
         time: moment(&row.try_get::<String, _>("_time")?),
         primal: Primal { alpha: row.try_get("_alpha")?, lambda: row.try_get("_lambda")?, k: row.try_get("_k")? },
-        content: content(target, row.try_get::<i64, _>("_deleted")? != 0, cells),
+        content: content(target, layout.has_tombstones() && row.try_get::<i64, _>("_deleted")? != 0, cells),
     })
 }
 
@@ -367,7 +367,7 @@ impl Reader for Sqlite {
 #[async_trait]
 impl Swap for Sqlite {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
-        let Build::Beside(generation) = target.build else { return Err(not_beside(target)) };
+        let generation = target.beside()?;
         let mut writer = self.writer().await?;
         let result = async {
             let (sink, collection) = (&*target.sink, target.collection.as_str());
@@ -382,7 +382,7 @@ impl Swap for Sqlite {
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
-        let Build::Beside(generation) = to.build else { return Err(not_beside(to)) };
+        let generation = to.beside()?;
         let builds = self.builds(&to.sink, &to.collection).await?;
         let from = to.with_build(Build::Live(builds.live));
         let mut writer = self.writer().await?;

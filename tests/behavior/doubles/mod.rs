@@ -3,6 +3,7 @@
 
 mod double;
 mod reading;
+mod series;
 mod swapping;
 mod telling;
 mod writing;
@@ -76,6 +77,16 @@ const DOUBLES: &[Double] = &[
     double::<swapping::AddsNoColumn>("a_new_property_adds_a_column_and_a_changed_type_stops_before_anything_is_written", "adds no column"),
     double::<swapping::TakesAnyType>("a_new_property_adds_a_column_and_a_changed_type_stops_before_anything_is_written", "takes a changed type"),
     double::<swapping::SaysNotWhich>("a_new_property_adds_a_column_and_a_changed_type_stops_before_anything_is_written", "does not say which column"),
+    double::<writing::LastWriteWins>("points_are_told_by_moment_and_tags_and_the_last_event_counts", "ignores the version"),
+    double::<writing::AppliesHalf>("points_are_told_by_moment_and_tags_and_the_last_event_counts", "applies half a batch"),
+    double::<series::RoundsIntegers>("points_are_told_by_moment_and_tags_and_the_last_event_counts", "keeps integers as doubles"),
+    double::<series::TrimsTags>("tags_of_any_text_tell_points_apart", "trims tags"),
+    double::<series::IgnoresCase>("tags_of_any_text_tell_points_apart", "ignores the case of tags"),
+    double::<writing::HidesWhich>("what_is_no_point_is_named_and_nothing_of_the_batch_is_written", "hides which events"),
+    double::<writing::WritesTheRest>("what_is_no_point_is_named_and_nothing_of_the_batch_is_written", "writes the rest"),
+    double::<swapping::SwapsBehind>("a_series_is_built_beside_and_swapped_in", "ignores `caught_up`"),
+    double::<swapping::IgnoresTheGeneration>("a_series_is_built_beside_and_swapped_in", "ignores the fence's generation"),
+    double::<writing::AppliesHalf>("a_delete_leaves_points_and_verification_counts_them", "applies half a batch"),
     double::<writing::DropsPoison>("poison_is_set_aside_with_its_key_and_all_else_is_applied", "drops poison in silence"),
     double::<writing::PoisonIsInternal>("poison_is_set_aside_with_its_key_and_all_else_is_applied", "calls poison an internal error"),
     double::<writing::RefusesGaps>("records_that_are_no_events_become_dead_letters_and_the_sink_goes_on", "wants every offset"),
@@ -84,7 +95,7 @@ const DOUBLES: &[Double] = &[
 ];
 
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [crate::cases::CASES, crate::swap::CASES, crate::runtime::CASES].into_iter().flatten()
+    [crate::cases::CASES, crate::swap::CASES, crate::series::CASES, crate::runtime::CASES].into_iter().flatten()
 }
 
 tokio::task_local! {

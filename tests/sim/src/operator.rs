@@ -19,7 +19,7 @@ use crate::sink::SimSink;
 use crate::store::Store;
 
 /// How often an interrupted command is given again.
-const TRIES: u64 = 100;
+const TRIES: u64 = 50;
 
 /// Who gives commands.
 #[derive(Clone)]

@@ -235,7 +235,7 @@ impl Reader for SimSink {
 impl Swap for SimSink {
     async fn begin(&self, target: &Target, plan: &str) -> Result<(), SinkError> {
         self.step("store.begin").await?;
-        let generation = beside(target)?;
+        let generation = target.beside()?;
         self.store.tables().builds.rebuild = Some(Rebuild { generation, plan: plan.to_owned() });
         self.step("store.begin.answer").await
     }
@@ -259,7 +259,7 @@ impl Swap for SimSink {
 }
 
 fn swap(store: &Store, tables: &mut Tables, to: &Target, asked: bool, look: bool) -> Result<bool, SinkError> {
-    let generation = beside(to)?;
+    let generation = to.beside()?;
     let builds = tables.builds.clone();
     let from = to.with_build(Build::Live(builds.live));
     let positions = |target: &Target| tables.positions.get(&target.position_name()).cloned().unwrap_or_default();
@@ -287,12 +287,5 @@ impl Tables {
     fn drop_build(&mut self, target: &Target) {
         self.records.remove(&target.position_name());
         self.positions.remove(&target.position_name());
-    }
-}
-
-fn beside(target: &Target) -> Result<u64, SinkError> {
-    match target.build {
-        Build::Beside(generation) => Ok(generation),
-        _ => Err(SinkError::new(Fault::Internal, format!("{:?} is not beside the live generation", target.build))),
     }
 }

@@ -1,0 +1,11 @@
+//! Stores that are spoken to in JSON over HTTP. One file per store; what the two search engines share is in `search`.
+
+mod clickhouse;
+mod client;
+mod elasticsearch;
+mod opensearch;
+mod search;
+
+pub use clickhouse::CLICKHOUSE;
+pub use elasticsearch::ELASTICSEARCH;
+pub use opensearch::OPENSEARCH;
