@@ -14,7 +14,7 @@ const VERIFIED: &[(&str, &str)] = &[
     ("clickhouse", "ClickHouse 26.7's engine behind an HTTP front of the tests"),
     ("elasticsearch", "Elasticsearch 7.17, no login"),
     ("memory", "itself"),
-    ("mongodb", "FerretDB 1.24 only, which has no transactions; not MongoDB's own server"),
+    ("mongodb", "FerretDB 1.24, one command at a time, no transactions; not MongoDB's own server"),
     ("neo4j", "Neo4j 5.26 Community"),
     ("opensearch", "OpenSearch 2.19, no login"),
     ("postgres", "PostgreSQL 15"),
