@@ -13,6 +13,7 @@
 mod case;
 mod cases;
 mod doubles;
+mod mongodb;
 mod neo4j;
 mod runtime;
 mod script;

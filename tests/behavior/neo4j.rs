@@ -10,7 +10,7 @@ use primal_core::{Collection, Fault, Mapping, Target};
 use serde_json::{Value, json};
 
 use crate::script::{Script, all, assert_holds, is_deleted};
-use crate::stores::{Store, server};
+use crate::stores::{Store, server, table};
 
 #[derive(serde::Deserialize)]
 struct Prefix {
@@ -138,6 +138,26 @@ async fn relations_follow_the_members_that_they_come_from() {
     assert_eq!(world.relations().await, set(third));
     assert_holds(&*world.store.sink, &world.flights, &script).await;
     assert_holds(&*world.store.sink, &world.airports, &airports).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_collection_has_a_schema_reads_as_its_columns() {
+    let world = World::new().await;
+    let target = Target { table: Some(Arc::new(table())), ..world.airports.clone() };
+    let odd =
+        r#"{"n":9007199254740993,"x":1e308,"at":"2013-01-01T05:15:00.123456-05:00","j":[1,{"a":null}],"more":[1,2]}"#;
+    let script = Script::of(&[("a", Some(odd)), ("b", Some(r#"{"s":"text"}"#)), ("c", Some(r#"{"n":"text"}"#))]);
+    world.write(&target, &script, 0..2).await;
+    let held = Script::of(&[("a", Some(odd)), ("b", Some(r#"{"s":"text"}"#))]);
+    assert_holds(&*world.store.sink, &target, &held).await;
+    let seen = world.ask("MATCH (a:P_Airport {_key: 'a'}) RETURN a.n, a.at, a.j, a.more").await;
+    let j = r#"[1,{"a":null}]"#;
+    assert_eq!(
+        seen,
+        [[json!(9007199254740993_u64), json!("2013-01-01T05:15:00.123456-05:00"), json!(j), json!([1, 2])]]
+    );
+    let error = world.store.sink.write(&target, &script.batch(Projection::Graph, 2..3)).await.unwrap_err();
+    assert!(matches!(&error.fault, Fault::Rejected(rejected) if rejected[0].offset == 2), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
