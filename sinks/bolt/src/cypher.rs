@@ -77,6 +77,11 @@ pub(crate) fn constraint(label: &str, property: &str) -> Statement {
     Statement::new(text, json!({}))
 }
 
+/// Takes that back.
+pub(crate) fn unconstrained(label: &str) -> Statement {
+    Statement::new(format!("DROP CONSTRAINT {} IF EXISTS", quote(&format!("primal_{label}"))), json!({}))
+}
+
 /// The statements of a batch, in one transaction. The first locks the position by writing to it, so that whoever comes
 /// second waits before anything is read; the second checks and moves it and says whether the gate is open; the others do
 /// nothing while it is not.

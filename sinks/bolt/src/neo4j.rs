@@ -22,7 +22,7 @@ use crate::node::{COLUMNS, nodes, stored};
 pub static NEO4J: SinkSpec = SinkSpec {
     name: "neo4j",
     family: "bolt",
-    summary: "Neo4j 5.26 and later, over its HTTP API; a swap is one transaction over both generations",
+    summary: "Neo4j 5.26 and later, over its HTTP API; a swap takes about 10 KB of its heap a node",
     capability: Capability {
         class: Class::Transactional,
         projections: &[Projection::Graph],
