@@ -121,17 +121,25 @@ pub struct Pace {
 pub struct Load {
     lanes: JoinSet<()>,
     stop: CancellationToken,
+    ledger: Arc<Ledger>,
+    end: u64,
 }
 
 impl Load {
     /// Starts one lane for each way.
     pub fn start(ledger: &Arc<Ledger>, ways: impl IntoIterator<Item = Way>, pace: Pace) -> Self {
         let stop = CancellationToken::new();
+        let end = ledger.events().saturating_add(pace.most);
         let mut lanes = JoinSet::new();
         for way in ways {
-            lanes.spawn(lane(ledger.clone(), way, pace, ledger.events().saturating_add(pace.most), stop.clone()));
+            lanes.spawn(lane(ledger.clone(), way, pace, end, stop.clone()));
         }
-        Load { lanes, stop }
+        Load { lanes, stop, ledger: ledger.clone(), end }
+    }
+
+    /// Whether all that it may publish was begun.
+    pub fn is_spent(&self) -> bool {
+        self.ledger.events() >= self.end
     }
 
     /// Begins no further batch, and waits until those under way are acknowledged.

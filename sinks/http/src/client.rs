@@ -86,7 +86,7 @@ impl Http {
         body: Body<'_>,
     ) -> Result<Answer, SinkError> {
         let silent = |e: reqwest::Error| {
-            SinkError::new(Fault::Unavailable, format!("{doing} {}", self.address)).because(e.without_url())
+            SinkError::new(Fault::Unavailable, format!("{doing} {}", self.address)).because(causes(&e.without_url()))
         };
         let base = self.base.as_str().trim_end_matches('/');
         let mut request = self.client.request(method, format!("{base}{path}"));
@@ -154,4 +154,15 @@ impl Answer {
             SinkError::new(Fault::Internal, message).because(e)
         })
     }
+}
+
+/// An error with its causes, whose first word says least: "error sending request: … : Connection refused".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -31,6 +31,8 @@ struct State {
 pub(crate) struct Permit<'a> {
     breaker: &'a Breaker,
     probe: bool,
+    /// How many failures there had been when it was given.
+    failures: u32,
 }
 
 impl Breaker {
@@ -51,7 +53,7 @@ impl Breaker {
                     None => {
                         let probe = state.failures >= OPEN_AT;
                         state.probing = probe;
-                        return Permit { breaker: self, probe };
+                        return Permit { breaker: self, probe, failures: state.failures };
                     }
                 }
             };
@@ -90,6 +92,11 @@ impl Permit<'_> {
     /// The call failed in a way that may pass; the pause before the next is returned.
     pub(crate) fn failed(self, retry: Retry) -> Duration {
         let mut state = self.breaker.state();
+        // What was under way when another failed says nothing new: a store that goes away fails all its callers at once.
+        let left = state.not_before.and_then(|at| at.checked_duration_since(Instant::now()));
+        if let (Some(left), true) = (left, state.failures > self.failures) {
+            return left;
+        }
         let pause = match retry {
             Retry::After(pause) => self.breaker.env.backoff(pause * 2, pause * 2, 0),
             Retry::Backoff | Retry::No => self.breaker.env.backoff(BASE, LIMIT, state.failures),
@@ -128,6 +135,21 @@ mod tests {
         let before = Instant::now();
         let (_a, _b) = (breaker.permit().await, breaker.permit().await);
         assert_eq!(before.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_fail_together_count_once() {
+        let breaker = Breaker::new(Env::system());
+        let mut permits = Vec::new();
+        for _ in 0..20 {
+            permits.push(breaker.permit().await);
+        }
+        for permit in permits {
+            assert!(permit.failed(Retry::Backoff) <= BASE * 2);
+        }
+        let before = Instant::now();
+        breaker.permit().await.answered();
+        assert!(before.elapsed() <= BASE * 2, "{:?}", before.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
