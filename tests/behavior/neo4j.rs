@@ -161,6 +161,24 @@ async fn a_node_whose_collection_has_a_schema_reads_as_its_columns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn labels_of_others_are_left_alone() {
+    let world = World::new().await;
+    let other = Target { collection: Collection::new("airfields").unwrap(), ..world.airports.clone() };
+    let error = world.store.sink.prepare(&other).await.unwrap_err();
+    assert_eq!(error.fault, Fault::Incompatible, "{error}");
+    assert!(error.to_string().contains("\"Airport\"") && error.to_string().contains("collection airports"), "{error}");
+    world.ask("CREATE (:P_Pilot {name: 'theirs'})").await;
+    let graph = Graph { label: "Pilot".into(), edges: Vec::new() };
+    let pilots = Target {
+        collection: Collection::new("pilots").unwrap(),
+        mapping: Arc::new(Mapping::Graph(graph)),
+        ..world.airports.clone()
+    };
+    let error = world.store.sink.prepare(&pilots).await.unwrap_err();
+    assert_eq!(error.fault, Fault::Incompatible, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reference_that_is_no_key_is_named() {
     let world = World::new().await;
     let script = Script::of(&[("a", Some(r#"{"origin":"X"}"#)), ("b", Some(r#"{"origin":{"key":"X"}}"#))]);

@@ -39,6 +39,11 @@ pub(crate) struct Client {
     user: Option<(String, String)>,
 }
 
+#[derive(Serialize)]
+struct Request {
+    statements: Vec<Statement>,
+}
+
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -88,7 +93,7 @@ impl Client {
         if let Ok(mut path) = base.path_segments_mut() {
             path.pop_if_empty().extend(["db", database, "tx", "commit"]);
         }
-        let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(ANSWER).build();
+        let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(ANSWER).no_proxy().build();
         let http = http.map_err(|e| settings.error(format!("no HTTP client can be made: {e}")))?;
         Ok(Client { http, url: base, address: url.without_password(), user })
     }
@@ -103,13 +108,13 @@ impl Client {
     /// # Errors
     /// Nothing of it was kept, unless it is the answer that got lost.
     pub(crate) async fn run(&self, doing: &str, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, SinkError> {
-        let body = serde_json::json!({ "statements": statements });
-        let mut request = self.http.post(self.url.clone()).json(&body);
+        let mut request = self.http.post(self.url.clone()).json(&Request { statements });
         if let Some((user, password)) = &self.user {
             request = request.basic_auth(user, Some(password));
         }
         let lost = |error: reqwest::Error| {
-            SinkError::new(Fault::Unavailable, format!("{doing} {}", self.address)).because(error.without_url())
+            SinkError::new(Fault::Unavailable, format!("{doing} {}", self.address))
+                .because(causes(&error.without_url()))
         };
         let response = request.send().await.map_err(lost)?;
         let status = response.status();
@@ -129,7 +134,6 @@ impl Client {
         };
         let why = said.map_or_else(|| status.to_string(), |said| format!("{}: {}", said.code, said.message));
         let why = why.split_at_checked(1_000).map_or(why.as_str(), |(beginning, _)| beginning);
-        // The runtime halves the batch until it knows which event it is.
         Err(SinkError::new(fault, format!("{doing} {}: {why}", self.address)))
     }
 
@@ -137,6 +141,17 @@ impl Client {
     pub(crate) async fn one(&self, doing: &str, statement: Statement) -> Result<Vec<Row>, SinkError> {
         Ok(self.run(doing, vec![statement]).await?.pop().unwrap_or_default())
     }
+}
+
+/// An error with its causes: the first says only that there was one.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 impl Rows {
@@ -150,7 +165,7 @@ fn fault(code: &str, message: &str) -> Fault {
     let rest = code.strip_prefix("Neo.").unwrap_or(code);
     match rest {
         _ if message.contains("No space left") => Fault::Full,
-        // It says so as a failure of its own.
+        // Of which event it is the server does not say: the runtime halves the batch until it knows.
         _ if message.contains("too large to index") => Fault::Rejected(Vec::new()),
         _ if rest.starts_with("TransientError.") => Fault::Unavailable,
         _ if rest.starts_with("ClientError.Security.") => Fault::Unauthorized,

@@ -121,12 +121,31 @@ impl Sink for Neo4j {
         let mut schema: Vec<_> = labels.iter().map(|label| constraint(label, "_key")).collect();
         schema.push(constraint(&format!("{}PrimalState", self.prefix), "id"));
         self.client.run(doing, schema).await?;
-        if !matches!(target.build, Build::Named(_)) {
-            let made = format!("MERGE (g:{} {{id: $id}}) ON CREATE SET g.live = 1", names.state());
-            let id = generations(&target.sink, &target.collection);
-            self.client.one(doing, Statement::new(made, json!({ "id": id }))).await?;
+        if matches!(target.build, Build::Named(_)) {
+            return Ok(());
         }
-        Ok(())
+        let state = names.state();
+        let made = format!(
+            "MERGE (g:{state} {{id: $id}}) ON CREATE SET g.live = 1 \
+             MERGE (l:{state} {{id: $label}}) ON CREATE SET l.collection = $collection RETURN l.collection"
+        );
+        let (plain, collection) = (&names.graph.label, target.collection.as_str());
+        let parameters = json!({
+            "id": generations(&target.sink, &target.collection),
+            "label": format!("label/{plain}"),
+            "collection": collection,
+        });
+        let rows = self.client.one(doing, Statement::new(made, parameters)).await?;
+        match rows.first().and_then(|row| row.first()?.as_str()) {
+            Some(other) if other != collection => {
+                let message = format!(
+                    "label {plain:?} at {} is that of collection {other}; give collection {collection} another `label`",
+                    self.client.address()
+                );
+                Err(SinkError::new(Fault::Incompatible, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn positions(&self, target: &Target) -> Result<Positions, SinkError> {
