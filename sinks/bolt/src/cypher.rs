@@ -111,31 +111,36 @@ pub(crate) fn write(target: &Target, names: &Names, batch: &Batch<'_>, nodes: &[
     statements.push(Statement::new(
         format!(
             "{gate} UNWIND $rows AS row {written} MATCH (n)-[r]->(end) \
-             WHERE r._field IS NOT NULL AND NOT [r._field, type(r), end._key] IN row.x DELETE r"
+             WHERE r._field IS NOT NULL AND NOT [r._field, type(r), end._key] IN row.x \
+             WITH r, end ORDER BY end._key DELETE r"
         ),
         json!({ "position": position, "rows": kept }),
     ));
     for (place, (edge, end)) in names.graph.edges.iter().zip(names.ends(target)).enumerate() {
-        let leads = |node: &Node| {
-            let ends = node.ends.get(place).filter(|ends| !ends.is_empty())?;
-            Some(json!({ "k": node.key, "v": node.version, "e": ends }))
-        };
-        let rows: Vec<Value> = nodes.iter().filter_map(leads).collect();
-        if rows.is_empty() {
+        let mut leads: Vec<(&String, &Node)> = nodes.iter().flat_map(|node| ends_at(node, place)).collect();
+        if leads.is_empty() {
             continue;
         }
+        // Many lead to the same few: in one order fewer transactions of two partitions wait for one another in a circle.
+        leads.sort_by_key(|(end, _)| *end);
+        let row = |(end, node): (&String, &Node)| json!({ "k": node.key, "v": node.version, "e": end });
+        let rows: Vec<Value> = leads.into_iter().map(row).collect();
         // The merge locks the key in the label's constraint, so that a swap takes no label away before the relation is there.
         let (end, kind) = (quote(&end), quote(&edge.kind));
         let parameters = json!({ "position": position, "rows": rows, "field": edge.field });
         statements.push(Statement::new(
             format!(
-                "{gate} UNWIND $rows AS row {written} UNWIND row.e AS key \
-                 MERGE (end:{end} {{_key: key}}) MERGE (n)-[:{kind} {{_field: $field}}]->(end)"
+                "{gate} UNWIND $rows AS row {written} MERGE (end:{end} {{_key: row.e}}) MERGE (n)-[:{kind} {{_field: $field}}]->(end)"
             ),
             parameters,
         ));
     }
     statements
+}
+
+/// Where an edge of the mapping leads from a node.
+fn ends_at(node: &Node, place: usize) -> impl Iterator<Item = (&String, &Node)> {
+    node.ends.get(place).into_iter().flatten().map(move |end| (end, node))
 }
 
 /// The edges that a node keeps, as `[member, type, key]`.
