@@ -47,7 +47,11 @@ pub static MONGODB: SinkSpec = SinkSpec {
             help: "`mongodb://user:password@host:27017,host2:27017/?replicaSet=rs0`, with `tls=true` for TLS; \
                    `mongodb+srv` is not taken, name the hosts",
         },
-        OptionSpec { name: "database", default: Some("primalcore"), help: "the database that records are kept in" },
+        OptionSpec {
+            name: "database",
+            default: Some("primalcore"),
+            help: "the database that records are kept in; the user needs the roles `readWrite` and `dbAdmin` there, the latter for views",
+        },
     ],
     build: |settings| Ok(Arc::new(Mongo::new(settings)?) as Arc<dyn Sink>),
 };
