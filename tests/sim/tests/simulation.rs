@@ -17,8 +17,10 @@ const SHOWED: &[(u64, &str)] = &[
     (91_277, "a rebuild left out what the live generation held, because of the late dead letter of a frozen worker"),
     (161_575, "an interrupted rebuild cut off a write, which landed after those of the next one and undid them"),
     (186_680, "a rebuild gave up at any passing failure while it caught up"),
+    (314_332, "a rebuild wrote what the live generation held over what the build had of a newer event"),
     (362_934, "the same as 91277"),
     (415_707, "the same as 91277"),
+    (995_495, "the same as 314332"),
 ];
 
 /// Seeds that showed a bug of the simulation itself, now mended, and what it was.
