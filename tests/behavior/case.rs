@@ -40,7 +40,7 @@ pub(crate) use cases;
 pub async fn every_store<F: Future<Output = Verdict>>(case: impl Fn(Store) -> F) {
     let (specs, mut ran) = (primal_registry::all(), 0);
     assert_eq!(specs.len(), primal_registry::KNOWN.len(), "every known store is compiled into the tests");
-    for spec in specs {
+    for spec in specs.into_iter().filter(|spec| is_chosen(spec.name)) {
         println!("{}", spec.name);
         match case(Store::new(spec).await).await {
             Ok(()) => ran += 1,
@@ -48,4 +48,9 @@ pub async fn every_store<F: Future<Output = Verdict>>(case: impl Fn(Store) -> F)
         }
     }
     assert!(ran > 0, "no store has what this case is about");
+}
+
+/// Whether a store is under test: all are, or those that `PRIMALCORE_TEST_STORES` names, with commas.
+fn is_chosen(store: &str) -> bool {
+    std::env::var("PRIMALCORE_TEST_STORES").map_or(true, |names| names.split(',').any(|name| name == store))
 }

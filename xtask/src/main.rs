@@ -6,6 +6,7 @@ mod new_sink;
 mod reliability;
 mod sim;
 mod size;
+mod stores;
 mod test;
 
 use std::io::Write;
@@ -18,7 +19,7 @@ use clap::Parser;
 #[derive(Parser)]
 enum Chore {
     /// Fetch the servers that the tests need, build, and run all tests
-    Test,
+    Test(test::Arguments),
     /// Kill the hub, stores and broker under load, again and again, and look for what was lost or doubled
     Crash(crash::Crash),
     /// Run the real code in a simulated world, seed after seed
@@ -45,7 +46,7 @@ enum Chore {
 
 fn main() -> ExitCode {
     let done = match Chore::parse() {
-        Chore::Test => test::run(),
+        Chore::Test(arguments) => test::run(&arguments),
         Chore::Crash(crash) => crash.run(),
         Chore::Sim(arguments) => sim::run(arguments),
         Chore::Reliability(arguments) => arguments.run(),

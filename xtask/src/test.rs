@@ -4,15 +4,27 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
 
-use crate::{cargo, crash, docs, root, say, sim, size};
+use crate::{cargo, crash, docs, root, say, sim, size, stores};
 
-/// What the tests start, by script in `tests/servers`.
-const SERVERS: &[&str] =
-    &["clickhouse_engine", "elasticsearch", "ferretdb", "kafka", "neo4j", "opensearch", "postgres", "redis"];
+/// What all tests start, by script in `tests/servers`.
+const SERVERS: &[&str] = &["kafka", "postgres", "redis"];
 
-pub fn run() -> Result<()> {
-    for server in SERVERS {
+#[derive(Args)]
+pub struct Arguments {
+    /// Every store; without it those with servers of their own only where their family changed since all were tested
+    #[arg(long)]
+    all: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let chosen = stores::choose(arguments.all)?;
+    if !chosen.left_out.is_empty() {
+        let names = chosen.left_out.join(", ");
+        say(&format!("left out, unchanged since all stores were tested: {names}; --all tests them too"));
+    }
+    for server in SERVERS.iter().chain(&chosen.servers) {
         say(&format!("server {server}: fetching what is missing"));
         let status = Command::new(root().join("tests/servers").join(server)).arg("fetch").status()?;
         ensure!(status.success(), "{server} cannot be had: {status}");
@@ -22,7 +34,13 @@ pub fn run() -> Result<()> {
     let status = cargo(&["build", "--workspace", "--bins"]).status()?;
     ensure!(status.success(), "the programs do not build");
     let (mut passed, mut failed) = (0, 0);
-    let mut child = cargo(&["test", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped()).spawn()?;
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast", "--"]);
+    tests.env("PRIMALCORE_TEST_STORES", chosen.stores.join(","));
+    for store in &chosen.left_out {
+        // The tests of one store are in a module of its name.
+        tests.args(["--skip", &format!("{store}::")]);
+    }
+    let mut child = tests.stdout(Stdio::piped()).spawn()?;
     let output = child.stdout.take().context("no output of cargo test")?;
     for line in BufReader::new(output).lines() {
         let line = line?;
@@ -46,7 +64,7 @@ pub fn run() -> Result<()> {
     if !status.success() || failed > 0 {
         bail!("the tests failed");
     }
-    Ok(())
+    if arguments.all { stores::record() } else { Ok(()) }
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; …`.

@@ -10,7 +10,7 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("elasticsearch", "http"),
     ("memory", "memory"),
     ("mongodb", "mongo"),
-    ("neo4j", "bolt"),
+    ("neo4j", "cypher"),
     ("opensearch", "http"),
     ("postgres", "sql"),
     ("redis", "resp"),
@@ -29,8 +29,8 @@ pub fn all() -> Vec<&'static SinkSpec> {
         &primal_sink_memory::MEMORY,
         #[cfg(feature = "mongo")]
         &primal_sink_mongo::MONGODB,
-        #[cfg(feature = "bolt")]
-        &primal_sink_bolt::NEO4J,
+        #[cfg(feature = "cypher")]
+        &primal_sink_cypher::NEO4J,
         #[cfg(feature = "http")]
         &primal_sink_http::OPENSEARCH,
         #[cfg(feature = "sql")]
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[cfg(all(
-        feature = "bolt",
+        feature = "cypher",
         feature = "http",
         feature = "memory",
         feature = "mongo",

@@ -21,7 +21,7 @@ use crate::node::{COLUMNS, nodes, stored};
 /// Neo4j.
 pub static NEO4J: SinkSpec = SinkSpec {
     name: "neo4j",
-    family: "bolt",
+    family: "cypher",
     summary: "Neo4j 5.26 and later, over its HTTP API; a swap takes about 10 KB of its heap a node",
     capability: Capability {
         class: Class::Transactional,
