@@ -17,6 +17,8 @@ pub const ORDERS: &str = "orders";
 pub const MARKS: &str = "marks";
 /// Between two tries of a batch.
 const AGAIN: Duration = Duration::from_millis(20);
+/// An acknowledgement that takes longer is worth a word.
+const LONG: Duration = Duration::from_secs(20);
 
 /// The collections of the load, for a config file; the schema goes into the given folder.
 ///
@@ -89,8 +91,28 @@ pub enum Way {
 }
 
 impl Way {
-    /// Publishes a text of lines once; whether it was acknowledged.
+    /// The same as [`Way::publish_once`], and says on standard error what is waited for when that takes long.
+    #[expect(clippy::print_stderr, reason = "a test that waits tells why")]
     async fn publish(&self, text: &str) -> bool {
+        let publishing = self.publish_once(text);
+        tokio::pin!(publishing);
+        loop {
+            match tokio::time::timeout(LONG, &mut publishing).await {
+                Ok(acknowledged) => return acknowledged,
+                Err(_) => {
+                    let way = if matches!(self, Way::Direct(_)) { "the log" } else { "the gateway" };
+                    let first = text.lines().next().unwrap_or_default();
+                    eprintln!(
+                        "{way} has not answered for {} s to a batch that begins with {first:.80}",
+                        LONG.as_secs()
+                    );
+                }
+            }
+        }
+    }
+
+    /// Publishes a text of lines once; whether it was acknowledged.
+    async fn publish_once(&self, text: &str) -> bool {
         match self {
             Way::Gateway(client, port) => {
                 let url = format!("http://127.0.0.1:{port}/v1/events");
