@@ -4,12 +4,17 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use primal_core::error::LogError;
 use primal_core::log::{Appended, EventLog, Limits};
 use primal_core::{Collection, Offset, Records, header};
 use tokio::sync::watch;
+
+/// How long the log may give nothing of a tail that it holds. Everybody who claims an id waits for it, so rather an error, and
+/// a reader of its own for the next one.
+const STALL: Duration = Duration::from_secs(15);
 
 type Id = (Collection, String);
 type Outcome = watch::Receiver<Option<Appended>>;
@@ -149,9 +154,11 @@ impl Window {
             if start >= extent.end {
                 continue;
             }
+            let stalled = |_| LogError::Unavailable(format!("{topic}/{partition} gives nothing of what it holds"));
             let mut reader = log.read(&topic, partition, start..extent.end).await?;
             let mut records = Records::new();
-            while reader.fetch(&mut records, Limits { records: 10_000, bytes: 4 << 20 }).await? {
+            let limits = Limits { records: 10_000, bytes: 4 << 20 };
+            while tokio::time::timeout(STALL, reader.fetch(&mut records, limits)).await.map_err(stalled)?? {
                 let mut inner = lock(&self.inner);
                 for record in records.iter() {
                     if let Some(id) = record.headers.text(header::ID) {
