@@ -13,7 +13,7 @@ const A1: &str = r#"{"n":1,"s":"a"}"#;
 const A2: &str = r#"{"n":2,"s":"b"}"#;
 
 async fn an_empty_batch_moves_the_position(store: Store) -> Verdict {
-    let target = store.target(Projection::Document);
+    let target = store.document()?;
     store.sink.prepare(&target).await.unwrap();
     assert!(store.sink.positions(&target).await.unwrap().is_empty());
     let script = Script::of(&[("k", Some(A1))]);
@@ -25,7 +25,7 @@ async fn an_empty_batch_moves_the_position(store: Store) -> Verdict {
 }
 
 async fn events_of_a_key_apply_in_order_in_every_projection(store: Store) -> Verdict {
-    for projection in &store.keyed() {
+    for projection in &store.keyed()? {
         let target = store.target(*projection);
         let target = primal_core::Target { collection: name(*projection), ..target };
         store.sink.prepare(&target).await.unwrap();
@@ -41,7 +41,7 @@ async fn events_of_a_key_apply_in_order_in_every_projection(store: Store) -> Ver
 }
 
 async fn the_same_batch_twice_changes_nothing(store: Store) -> Verdict {
-    for projection in &store.keyed() {
+    for projection in &store.keyed()? {
         let target = primal_core::Target { collection: name(*projection), ..store.target(*projection) };
         store.sink.prepare(&target).await.unwrap();
         let script = Script::of(&[("a", Some(A1)), ("b", Some(A2)), ("a", Some(A2))]);
@@ -57,7 +57,7 @@ async fn the_same_batch_twice_changes_nothing(store: Store) -> Verdict {
 }
 
 async fn batches_cut_anew_and_delivered_late_lose_to_what_is_newer(store: Store) -> Verdict {
-    let target = store.target(Projection::Document);
+    let target = store.document()?;
     store.sink.prepare(&target).await.unwrap();
     let mut script = Script::default();
     for offset in 0..40 {
@@ -72,7 +72,7 @@ async fn batches_cut_anew_and_delivered_late_lose_to_what_is_newer(store: Store)
 }
 
 async fn a_stale_put_does_not_bring_back_what_was_deleted(store: Store) -> Verdict {
-    for projection in store.states() {
+    for projection in store.states()? {
         let target = primal_core::Target { collection: name(projection), ..store.target(projection) };
         store.sink.prepare(&target).await.unwrap();
         let script = Script::of(&[("k", Some(A1)), ("k", None), ("k", Some(A2))]);
@@ -87,7 +87,7 @@ async fn a_stale_put_does_not_bring_back_what_was_deleted(store: Store) -> Verdi
 }
 
 async fn repair_writes_equal_versions_again_and_leaves_newer_ones(store: Store) -> Verdict {
-    let target = store.target(Projection::Document);
+    let target = store.document()?;
     store.sink.prepare(&target).await.unwrap();
     let script = Script::of(&[("a", Some(A1)), ("b", Some(A1)), ("b", Some(A2))]);
     store.sink.write(&target, &script.batch(target.projection, 0..3)).await.unwrap();
@@ -157,7 +157,7 @@ async fn odd_data_come_back_as_they_went(store: Store) -> Verdict {
         ("deep", &deep),
         ("large", &large),
     ];
-    for projection in &store.keyed() {
+    for projection in &store.keyed()? {
         let target = primal_core::Target { collection: name(*projection), ..store.target(*projection) };
         store.sink.prepare(&target).await.unwrap();
         let events: Vec<_> = odd.iter().map(|(key, data)| (*key, Some(*data))).collect();
@@ -169,7 +169,7 @@ async fn odd_data_come_back_as_they_went(store: Store) -> Verdict {
 }
 
 async fn the_parameters_id_and_time_stand_beside_the_data(store: Store) -> Verdict {
-    for projection in &store.keyed() {
+    for projection in &store.keyed()? {
         let target = primal_core::Target { collection: name(*projection), ..store.target(*projection) };
         store.sink.prepare(&target).await.unwrap();
         let mut script = Script::of(&[("standard", Some(A1))]);
@@ -188,7 +188,7 @@ async fn of_two_writers_at_one_position_exactly_one_wins(store: Store) -> Verdic
     if !matches!(store.spec.capability.class, Class::Transactional | Class::Versioned) {
         return Err(Lacks("a fence"));
     }
-    let target = store.target(Projection::Document);
+    let target = store.document()?;
     store.sink.prepare(&target).await.unwrap();
     let mut script = Script::default();
     for offset in 0..400 {
@@ -214,7 +214,7 @@ async fn a_batch_from_a_wrong_position_leaves_nothing_behind(store: Store) -> Ve
     if !matches!(store.spec.capability.class, Class::Transactional | Class::Versioned) {
         return Err(Lacks("a fence"));
     }
-    let target = store.target(Projection::Document);
+    let target = store.document()?;
     store.sink.prepare(&target).await.unwrap();
     let script = Script::of(&[("a", Some(A1)), ("b", Some(A1)), ("c", Some(A1))]);
     store.sink.write(&target, &script.advancing(target.projection, 0..1)).await.unwrap();
@@ -248,6 +248,7 @@ async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
         "clickhouse" | "elasticsearch" | "opensearch" => {
             settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned())])
         }
+        "influxdb" => settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned()), ("database", "db".to_owned())]),
         "postgres" | "timescaledb" => settings(&[("url", "postgres://me:hunter2@127.0.0.1:1/db".to_owned())]),
         "redis" => settings(&[("url", "redis://me:hunter2@127.0.0.1:1/".to_owned())]),
         "mongodb" => settings(&[("url", "mongodb://me:hunter2@127.0.0.1:1/".to_owned())]),
@@ -270,9 +271,14 @@ async fn wrong_credentials_are_called_that(store: Store) -> Verdict {
         "redis" => server("redis").await.replace("//", "//nobody:hunter2@"),
         "mongodb" => server("ferretdb").await.replace("//", "//nobody:hunter2@"),
         "neo4j" => server("neo4j").await.replace("//neo4j:primalcore@", "//nobody:hunter2@"),
+        "influxdb" => server("influxdb").await.replace("//hub:primalcore@", "//nobody:hunter2@"),
         _ => return Err(Lacks("credentials")),
     };
-    let sink = (store.spec.build)(&settings(&[("url", wrong)])).unwrap();
+    let mut pairs = vec![("url", wrong)];
+    if store.spec.name == "influxdb" {
+        pairs.push(("database", "db".to_owned()));
+    }
+    let sink = (store.spec.build)(&settings(&pairs)).unwrap();
     let error = sink.check().await.unwrap_err();
     assert_eq!(error.fault, Fault::Unauthorized, "{error}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
@@ -283,9 +289,12 @@ async fn wrong_settings_are_found_without_a_network(store: Store) -> Verdict {
     let unknown = settings(&[("urll", "x".to_owned())]);
     let error = (store.spec.build)(&unknown).err().expect("an unknown setting is refused").to_string();
     assert!(error.contains("urll") && error.starts_with("test:1: sinks.sink"), "{error}");
-    for option in store.spec.options.iter().filter(|option| option.default.is_none()) {
-        let error = (store.spec.build)(&settings(&[])).err().expect("a missing setting is refused").to_string();
-        assert!(error.contains(option.name), "{error}");
+    let needed = || store.spec.options.iter().filter(|option| option.default.is_none()).map(|option| option.name);
+    for missing in needed() {
+        let others = needed().filter(|name| *name != missing).map(|name| (name, "http://127.0.0.1:1".to_owned()));
+        let others: Vec<_> = others.collect();
+        let error = (store.spec.build)(&settings(&others)).err().expect("a missing setting is refused").to_string();
+        assert!(error.contains(missing), "{error}");
     }
     Ok(())
 }

@@ -112,6 +112,7 @@ fn poison(store: &Store) -> (Projection, String) {
 }
 
 async fn poison_is_set_aside_with_its_key_and_all_else_is_applied(store: Store) -> Verdict {
+    store.states()?;
     let (projection, poison) = poison(&store);
     let bench = Bench::new(store, projection).await;
     let good = r#"{"n":1}"#;
@@ -138,6 +139,7 @@ async fn poison_is_set_aside_with_its_key_and_all_else_is_applied(store: Store) 
 }
 
 async fn records_that_are_no_events_become_dead_letters_and_the_sink_goes_on(store: Store) -> Verdict {
+    store.document()?;
     let bench = Bench::new(store, Projection::Document).await;
     let topic = bench.feed.collection.topic();
     bench.publish(&[("a", Some("{}"))]).await;
@@ -160,7 +162,7 @@ async fn records_that_are_no_events_become_dead_letters_and_the_sink_goes_on(sto
 }
 
 async fn small_batches_and_a_worker_cut_off_at_any_time_leave_the_same_store(store: Store) -> Verdict {
-    for projection in &store.keyed() {
+    for projection in &store.keyed()? {
         let bench = Bench::new(store.fresh().await, *projection).await;
         let events: Vec<_> = (0..600).map(|i| (format!("k{}", i % 37), format!("{{\"n\":{i}}}"))).collect();
         let events: Vec<_> = events
@@ -192,6 +194,7 @@ async fn small_batches_and_a_worker_cut_off_at_any_time_leave_the_same_store(sto
 }
 
 async fn verification_names_what_was_tampered_with(store: Store) -> Verdict {
+    store.document()?;
     let bench = Bench::new(store, Projection::Document).await;
     bench.publish(&[("a", Some("{\"n\":1}")), ("b", Some("{\"n\":2}")), ("c", Some("{\"n\":3}"))]).await;
     bench.run(Options::default()).await;

@@ -3,7 +3,7 @@
 
 use primal_core::sink::{Build, Builds, Projection};
 use primal_core::table::Cell;
-use primal_core::{Fault, Position};
+use primal_core::{Fault, Position, Primal, Timestamp, header};
 
 use crate::case::{Lacks, Verdict, cases};
 use crate::runtime::Bench;
@@ -34,10 +34,12 @@ async fn points_are_told_by_moment_and_tags_and_the_last_event_counts(store: Sto
         // Corrections, of one in the same batch and of one before it.
         point(1, "JFK", "1", r#""n":9007199254740993,"Ключ \"'":"é, =\" \\ \n ''""#),
         point(1, "EWR", "1", r#""temp":2.5"#),
+        // With fewer fields: what it leaves out is gone.
+        point(1, "EWR", "2", r#""temp":7.5"#),
     ];
     let events: Vec<_> = points.iter().map(|data| ("the key does not matter", Some(data.as_str()))).collect();
     let script = Script::of(&events);
-    for range in [0..2, 2..6] {
+    for range in [0..2, 2..7] {
         let batch = script.advancing(SERIES, range);
         let outcome = store.sink.write(&target, &batch).await.unwrap();
         assert_eq!((outcome.applied + outcome.stale) as usize, batch.events.len());
@@ -45,11 +47,29 @@ async fn points_are_told_by_moment_and_tags_and_the_last_event_counts(store: Sto
     assert_holds(&*store.sink, &target, &script).await;
     assert_eq!(all(&*store.sink, &target).await.len(), 4);
     // Again, cut anew and late: nothing changes.
-    for range in [0..6, 0..1, 3..4, 2..5] {
+    for range in [0..7, 0..1, 3..4, 2..5] {
         assert_eq!(store.sink.write(&target, &script.batch(SERIES, range)).await.unwrap().applied, 0);
     }
     assert_holds(&*store.sink, &target, &script).await;
-    assert_eq!(store.again().positions(&target).await.unwrap()[&0], Position(6));
+    assert_eq!(store.again().positions(&target).await.unwrap()[&0], Position(7));
+    Ok(())
+}
+
+async fn the_parameters_id_and_time_stand_beside_points(store: Store) -> Verdict {
+    if !store.offers(SERIES) {
+        return Err(Lacks("the projection `series`"));
+    }
+    let target = store.target(SERIES);
+    store.sink.prepare(&target).await.unwrap();
+    let (a, b) = (point(1, "EWR", "1", r#""n":1"#), point(2, "EWR", "1", r#""n":1"#));
+    let mut script = Script::of(&[("k", Some(&a))]);
+    script.push("k", Some(&b), &[(header::PRIMAL, "0.6,0.2,1.5")]);
+    store.sink.write(&target, &script.advancing(SERIES, 0..2)).await.unwrap();
+    let found: Vec<_> = all(&*store.sink, &target).await.into_values().collect();
+    let primal = Primal { alpha: 0.6, lambda: 0.2, k: 1.5 };
+    assert_eq!(found.iter().map(|stored| stored.primal).collect::<Vec<_>>(), [Primal::STANDARD, primal]);
+    let time = Timestamp::parse_rfc3339("2013-01-01T10:15:00.000001Z").unwrap();
+    assert!(found.iter().all(|stored| stored.time == time), "{found:?}");
     Ok(())
 }
 
@@ -162,6 +182,7 @@ async fn a_delete_leaves_points_and_verification_counts_them(store: Store) -> Ve
 
 cases![
     points_are_told_by_moment_and_tags_and_the_last_event_counts,
+    the_parameters_id_and_time_stand_beside_points,
     tags_of_any_text_tell_points_apart,
     what_is_no_point_is_named_and_nothing_of_the_batch_is_written,
     a_series_is_built_beside_and_swapped_in,

@@ -11,6 +11,8 @@ use primal_core::table::{Column, Kind, Table};
 use primal_core::{Collection, Mapping, Sink};
 use primal_tests::shared;
 
+use crate::case::Lacks;
+
 /// One store under test.
 pub struct Store {
     pub spec: &'static SinkSpec,
@@ -34,6 +36,7 @@ impl Store {
             "mongodb" => vec![("url", server("ferretdb").await), ("database", namespace)],
             "neo4j" => vec![("url", server("neo4j").await), ("prefix", namespace)],
             "sqlite" => vec![("path", folder.path().join("hub.sqlite").display().to_string())],
+            "influxdb" => vec![("url", server("influxdb").await), ("database", namespace)],
             "clickhouse" => vec![("url", server("clickhouse_engine").await), ("database", namespace)],
             name @ ("elasticsearch" | "opensearch") => {
                 vec![("url", server(name).await), ("prefix", format!("{namespace}-")), ("replicas", "0".to_owned())]
@@ -68,18 +71,28 @@ impl Store {
         }
     }
 
+    /// The target of a case about documents.
+    pub fn document(&self) -> Result<Target, Lacks> {
+        if self.offers(Projection::Document) {
+            return Ok(self.target(Projection::Document));
+        }
+        Err(Lacks("the projection `document`"))
+    }
+
     pub fn offers(&self, projection: Projection) -> bool {
         self.spec.capability.projections.contains(&projection)
     }
 
     /// The projections whose records are told by key or event id: all but series, which have cases of their own.
-    pub fn keyed(&self) -> Vec<Projection> {
-        self.spec.capability.projections.iter().copied().filter(|p| *p != Projection::Series).collect()
+    pub fn keyed(&self) -> Result<Vec<Projection>, Lacks> {
+        let keyed = |p: &Projection| *p != Projection::Series;
+        let found: Vec<_> = self.spec.capability.projections.iter().copied().filter(keyed).collect();
+        if found.is_empty() { Err(Lacks("records with keys")) } else { Ok(found) }
     }
 
     /// The projections that keep one record per key.
-    pub fn states(&self) -> Vec<Projection> {
-        self.keyed().into_iter().filter(|p| !p.keeps_every_event()).collect()
+    pub fn states(&self) -> Result<Vec<Projection>, Lacks> {
+        Ok(self.keyed()?.into_iter().filter(|p| !p.keeps_every_event()).collect())
     }
 }
 

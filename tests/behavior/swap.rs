@@ -16,7 +16,7 @@ async fn a_generation_is_built_beside_swapped_in_and_rolled_back(store: Store) -
     if store.spec.capability.swap == SwapKind::None {
         return Err(Lacks("a swap"));
     }
-    for projection in &store.keyed() {
+    for projection in &store.keyed()? {
         let live = store.target(*projection);
         let live = Target { collection: name(*projection), ..live };
         let (sink, swap) = (&store.sink, store.sink.swap().unwrap());
@@ -69,7 +69,7 @@ async fn a_generation_is_built_beside_swapped_in_and_rolled_back(store: Store) -
 
 async fn a_partition_that_only_the_live_generation_has_holds_the_swap_back(store: Store) -> Verdict {
     let swap = store.sink.swap().ok_or(Lacks("a swap"))?;
-    let live = store.target(Projection::Document);
+    let live = store.document()?;
     store.sink.prepare(&live).await.unwrap();
     let script = Script::of(&[("a", Some(A))]);
     store.sink.write(&live, &script.advancing(live.projection, 0..1)).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_partition_that_only_the_live_generation_has_holds_the_swap_back(store
 
 async fn a_discarded_build_leaves_nothing(store: Store) -> Verdict {
     let swap = store.sink.swap().ok_or(Lacks("a swap"))?;
-    let live = store.target(Projection::Document);
+    let live = store.document()?;
     store.sink.prepare(&live).await.unwrap();
     let script = Script::of(&[("a", Some(A))]);
     for build in [Build::Beside(2), Build::Named("copy".into())] {

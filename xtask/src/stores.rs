@@ -13,6 +13,7 @@ use crate::root;
 const OWN_SERVERS: &[(&str, &str)] = &[
     ("clickhouse", "clickhouse_engine"),
     ("elasticsearch", "elasticsearch"),
+    ("influxdb", "influxdb"),
     ("mongodb", "ferretdb"),
     ("neo4j", "neo4j"),
     ("opensearch", "opensearch"),

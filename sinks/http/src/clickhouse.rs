@@ -26,7 +26,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::client::{Answer, Body, Http};
+use crate::client::{Answer, Body, Http, percent};
 use names::{Generations, literal, quote};
 
 /// ClickHouse.
@@ -162,11 +162,10 @@ impl ClickHouse {
         let (table, sink) = (self.table(&names::positions(target)), literal(&target.sink));
         let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let from = place.map_or("none", |place| &place.mark);
-        let token = names::percent(&format!("{}/{partition}/{from}", target.sink));
+        let token = percent(&format!("{}/{partition}/{from}", target.sink));
         let row = serde_json::json!([&*target.sink, partition, next.0, mark]);
-        let insert = names::percent(&format!(
-            "INSERT INTO {table} (_sink, _partition, _position, _mark) FORMAT JSONCompactEachRow"
-        ));
+        let insert =
+            percent(&format!("INSERT INTO {table} (_sink, _partition, _position, _mark) FORMAT JSONCompactEachRow"));
         let path = format!("/?{ALWAYS}&insert_deduplicate=1&insert_deduplication_token={token}&query={insert}");
         let doing = "moving a position in";
         let answer = self.http.ask(doing, Method::POST, &path, Body::Text(&row.to_string())).await?;
@@ -202,7 +201,7 @@ impl ClickHouse {
 
     async fn insert(&self, target: &Target, layout: &Layout, rows: &[u8]) -> Result<(), SinkError> {
         let (table, names) = (self.table(&target.position_name()), names::columns(layout));
-        let insert = names::percent(&format!("INSERT INTO {table} ({names}) FORMAT RowBinary"));
+        let insert = percent(&format!("INSERT INTO {table} ({names}) FORMAT RowBinary"));
         let path = format!("/?{ALWAYS}&insert_deduplicate=0&query={insert}");
         let answer = self.http.ask("writing to", Method::POST, &path, Body::Binary(rows)).await?;
         self.good("writing to", answer).map(drop)

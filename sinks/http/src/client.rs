@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use primal_core::settings::Secret;
 use primal_core::{Fault, Settings, SettingsError, SinkError};
-use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, Url};
 use serde::de::DeserializeOwned;
 
@@ -40,11 +40,16 @@ pub(crate) enum Body<'a> {
     Lines(&'a str),
     Text(&'a str),
     Binary(&'a [u8]),
+    /// Names and values as a form has them, percent-encoded.
+    Form(&'a str),
+    /// A message of protobuf, compressed by snappy.
+    Snappy(&'a [u8]),
 }
 
 /// What came back.
 pub(crate) struct Answer {
     pub status: u16,
+    headers: HeaderMap,
     body: Bytes,
 }
 
@@ -99,17 +104,20 @@ impl Http {
             Body::Lines(text) => ("application/x-ndjson", text.as_bytes()),
             Body::Text(text) => ("text/plain; charset=utf-8", text.as_bytes()),
             Body::Binary(bytes) => ("application/octet-stream", bytes),
+            Body::Form(text) => ("application/x-www-form-urlencoded", text.as_bytes()),
+            Body::Snappy(bytes) => ("application/x-protobuf", bytes),
         };
         if !kind.is_empty() {
             request = request.header(CONTENT_TYPE, kind);
-            request = match self.compressed(bytes) {
-                Some(short) => request.header(CONTENT_ENCODING, "gzip").body(short),
-                None => request.body(bytes.to_vec()),
+            request = match (body, self.compressed(bytes)) {
+                (Body::Snappy(_), _) => request.header(CONTENT_ENCODING, "snappy").body(bytes.to_vec()),
+                (_, Some(short)) => request.header(CONTENT_ENCODING, "gzip").body(short),
+                (_, None) => request.body(bytes.to_vec()),
             };
         }
         let response = request.send().await.map_err(silent)?;
-        let status = response.status().as_u16();
-        Ok(Answer { status, body: response.bytes().await.map_err(silent)? })
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Ok(Answer { status, headers, body: response.bytes().await.map_err(silent)? })
     }
 
     fn compressed(&self, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -125,6 +133,11 @@ impl Answer {
     /// Whether the server did what it was asked.
     pub(crate) fn is_good(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    /// A header; empty if it is not there.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// The body.
@@ -154,6 +167,18 @@ impl Answer {
             SinkError::new(Fault::Internal, message).because(e)
         })
     }
+}
+
+/// A text as part of a URL's query or of a form.
+pub(crate) fn percent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 /// An error with its causes, whose first word says least: "error sending request: … : Connection refused".

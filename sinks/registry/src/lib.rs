@@ -8,6 +8,7 @@ use primal_core::nearest::hint;
 pub const KNOWN: &[(&str, &str)] = &[
     ("clickhouse", "http"),
     ("elasticsearch", "http"),
+    ("influxdb", "http"),
     ("memory", "memory"),
     ("mongodb", "mongo"),
     ("neo4j", "cypher"),
@@ -25,6 +26,8 @@ pub fn all() -> Vec<&'static SinkSpec> {
         &primal_sink_http::CLICKHOUSE,
         #[cfg(feature = "http")]
         &primal_sink_http::ELASTICSEARCH,
+        #[cfg(feature = "http")]
+        &primal_sink_http::INFLUXDB,
         #[cfg(feature = "memory")]
         &primal_sink_memory::MEMORY,
         #[cfg(feature = "mongo")]
