@@ -128,7 +128,7 @@ pub fn consume(bootstrap: &str, topic: &str, count: usize, headers: bool) -> Res
 }
 
 /// Messages of one partition for one batch: the last of each key.
-type Batch = HashMap<String, (i64, String)>;
+pub type Batch = HashMap<String, (i64, String)>;
 
 /// Consumes, folds, COPYs and merges; partitions side by side, with the offset in the same transaction.
 pub async fn merge(bootstrap: &str, topic: &str, database: &str, round: usize, count: usize) -> Result<Duration> {
@@ -156,7 +156,7 @@ pub async fn merge(bootstrap: &str, topic: &str, database: &str, round: usize, c
         });
     }
     let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
-    let reading = tokio::task::spawn_blocking(move || read(&bootstrap, &topic, count, &senders));
+    let reading = tokio::task::spawn_blocking(move || read(&bootstrap, &topic, count, usize::MAX, false, &senders));
     reading.await??;
     while let Some(ended) = writers.join_next().await {
         ended??;
@@ -164,7 +164,15 @@ pub async fn merge(bootstrap: &str, topic: &str, database: &str, round: usize, c
     Ok(started.elapsed())
 }
 
-fn read(bootstrap: &str, topic: &str, count: usize, senders: &[tokio::sync::mpsc::Sender<(Batch, i64)>]) -> Result<()> {
+/// Reads a topic and sends batches of at most `most` events per partition; with `each` no event takes the place of another.
+pub fn read(
+    bootstrap: &str,
+    topic: &str,
+    count: usize,
+    most: usize,
+    each: bool,
+    senders: &[tokio::sync::mpsc::Sender<(Batch, i64)>],
+) -> Result<()> {
     let consumer = consumer(bootstrap, topic)?;
     let mut pending: Vec<(Batch, usize, i64)> = (0..PARTITIONS).map(|_| (HashMap::new(), 0, 0)).collect();
     for _ in 0..count {
@@ -174,9 +182,10 @@ fn read(bootstrap: &str, topic: &str, count: usize, senders: &[tokio::sync::mpsc
         let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
         slot.1 += message.payload_len() + 120;
         slot.2 = message.offset() + 1;
-        slot.0.insert(text(message.key()), (message.offset() + 1, text(message.payload())));
+        let key = if each { format!("{}", message.offset()) } else { text(message.key()) };
+        slot.0.insert(key, (message.offset() + 1, text(message.payload())));
         // The hub's batches end at four megabytes of keys, payloads and headers.
-        if slot.1 >= 4 << 20 {
+        if slot.1 >= 4 << 20 || slot.0.len() >= most {
             let batch = std::mem::take(&mut slot.0);
             slot.1 = 0;
             senders.get(partition).context("no writer")?.blocking_send((batch, slot.2))?;

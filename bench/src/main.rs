@@ -3,6 +3,8 @@
 
 mod bare;
 mod ours;
+mod stores;
+mod writers;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +18,9 @@ use primal_tests::Server;
 struct Bench {
     /// NDJSON of collection `flights`
     file: PathBuf,
+    /// With `--only stores`: these stores
+    #[arg(long, value_delimiter = ',')]
+    stores: Vec<String>,
     /// How often each pair is run; the median counts
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -36,6 +41,8 @@ enum Part {
     Embedded,
     /// Resident memory of a hub with three sinks
     Resident,
+    /// Kafka to every other store; only when asked for
+    Stores,
 }
 
 fn main() -> Result<()> {
@@ -44,16 +51,24 @@ fn main() -> Result<()> {
     let events = bare::parse(&lines)?;
     let count = events.len();
     say(&format!("{count} events, {:.1} MB", lines.len() as f64 / 1e6));
-    let (kafka, postgres, redis) = (Server::start("kafka"), Server::start("postgres"), Server::start("redis"));
-    let (bootstrap, database) = (kafka.url(), postgres.url());
+    let kafka = Server::start("kafka");
+    let bootstrap = kafka.url();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
 
     let wanted = |part| bench.only.contains(&part);
+    if wanted(Part::Stores) {
+        stores::run(&runtime, &bootstrap, &lines, bench.rounds, &bench.stores)?;
+    }
+    if bench.only == [Part::Stores] {
+        return Ok(());
+    }
+    let (postgres, redis, flights) = (Server::start("postgres"), Server::start("redis"), ours::flights());
+    let database = postgres.url();
     let mut pairs = Pairs::new("publish", "bare rdkafka producer", count);
     // The first round's events are what the others read.
     for round in 0..if wanted(Part::Publish) { bench.rounds } else { 1 } {
         pairs.bare(bare::produce(&bootstrap, &format!("bare{round}.flights"), &events)?);
-        pairs.ours(runtime.block_on(ours::publish(&bootstrap, &format!("ours{round}."), &lines))?);
+        pairs.ours(runtime.block_on(ours::publish(&bootstrap, &format!("ours{round}."), &flights, &lines))?);
     }
     pairs.tell(0.6);
 
@@ -63,7 +78,7 @@ fn main() -> Result<()> {
         for round in 0..bench.rounds {
             pairs.bare(bare::consume(&bootstrap, "ours0.flights", count, false)?);
             let store = format!("name: m{round}");
-            let ours = runtime.block_on(ours::deliver(&bootstrap, "ours0.", "memory", &store, round))?;
+            let ours = runtime.block_on(ours::deliver(&bootstrap, "ours0.", &flights, "memory", &store, round))?;
             pairs.ours(ours);
             reading.ours(ours);
             reading.bare(bare::consume(&bootstrap, "ours0.flights", count, true)?);
@@ -77,7 +92,7 @@ fn main() -> Result<()> {
         for round in 0..bench.rounds {
             pairs.bare(runtime.block_on(bare::merge(&bootstrap, "ours0.flights", &database, round, count))?);
             let store = format!("url: \"{database}\", schema: bench{round}");
-            pairs.ours(runtime.block_on(ours::deliver(&bootstrap, "ours0.", "postgres", &store, round))?);
+            pairs.ours(runtime.block_on(ours::deliver(&bootstrap, "ours0.", &flights, "postgres", &store, round))?);
         }
         pairs.tell(0.7);
     }

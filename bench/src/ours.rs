@@ -14,10 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bare::PARTITIONS;
 
-fn config(bootstrap: &str, prefix: &str, sinks: &str) -> String {
+/// The collection of flights, as it stands in a config.
+pub fn flights() -> String {
+    format!("flights: {{ partitions: {PARTITIONS} }}")
+}
+
+fn config(bootstrap: &str, prefix: &str, collections: &str, sinks: &str) -> String {
     format!(
         "log: {{ kafka: {{ bootstrap: \"{bootstrap}\", topic_prefix: \"{prefix}\" }} }}\n\
-         collections: {{ flights: {{ partitions: {PARTITIONS} }} }}\nsinks: {{ {sinks} }}\n"
+         collections: {{ {collections} }}\nsinks: {{ {sinks} }}\n"
     )
 }
 
@@ -27,8 +32,8 @@ async fn open(text: &str) -> Result<Hub> {
 }
 
 /// Reads lines, checks, stamps and appends all of them.
-pub async fn publish(bootstrap: &str, prefix: &str, lines: &[u8]) -> Result<Duration> {
-    let hub = open(&config(bootstrap, prefix, "")).await?;
+pub async fn publish(bootstrap: &str, prefix: &str, collections: &str, lines: &[u8]) -> Result<Duration> {
+    let hub = open(&config(bootstrap, prefix, collections, "")).await?;
     let producer = Arc::new(hub.producer());
     let started = Instant::now();
     let how = How { concurrency: 4, skip_bad: false };
@@ -37,9 +42,17 @@ pub async fn publish(bootstrap: &str, prefix: &str, lines: &[u8]) -> Result<Dura
 }
 
 /// Delivers everything to one sink by its worker.
-pub async fn deliver(bootstrap: &str, prefix: &str, kind: &str, settings: &str, round: usize) -> Result<Duration> {
+pub async fn deliver(
+    bootstrap: &str,
+    prefix: &str,
+    collections: &str,
+    kind: &str,
+    settings: &str,
+    round: usize,
+) -> Result<Duration> {
     let name = format!("{kind}{round}");
-    let hub = open(&config(bootstrap, prefix, &format!("{name}: {{ type: {kind}, {settings} }}"))).await?;
+    let sinks = format!("{name}: {{ type: {kind}, {settings} }}");
+    let hub = open(&config(bootstrap, prefix, collections, &sinks)).await?;
     let sink = hub.config.sink(&name).map_err(anyhow::Error::msg)?;
     let feed = hub.feeds(sink, None)?.pop().context("no collection")?;
     let target = feed.target(&name, Build::Live(1));
@@ -99,7 +112,7 @@ pub fn memory(bootstrap: &str, prefix: &str, database: &str, redis: &str) -> Res
         "pg: {{ type: postgres, url: \"{database}\", schema: rss }}, cache: {{ type: redis, url: \"{redis}\" }}, \
          file: {{ type: sqlite, path: hub.sqlite }}"
     );
-    std::fs::write(folder.path().join("primalcore.yaml"), config(bootstrap, prefix, &sinks))?;
+    std::fs::write(folder.path().join("primalcore.yaml"), config(bootstrap, prefix, &flights(), &sinks))?;
     let program = std::env::current_exe()?.with_file_name("primalcore");
     ensure!(program.exists(), "build it first: cargo build --release -p primalcore");
     let mut hub = Command::new(&program).arg("run").current_dir(&folder).stderr(Stdio::null()).spawn()?;

@@ -105,7 +105,13 @@ pub struct Capability {
     pub max_batch: usize,
     /// The longest payload that the store takes, in bytes.
     pub max_payload: usize,
+    /// Bytes that are held in memory for all partitions, unless the config says otherwise: [`BUFFER`], or more where a
+    /// batch costs the store so much that it has to be larger.
+    pub buffer_bytes: usize,
 }
+
+/// What is held in memory for a store that has no wishes, in bytes.
+pub const BUFFER: usize = 8 << 20;
 
 /// One setting of a sink, for the generated reference.
 #[derive(Clone, Copy, Debug)]

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use primal_core::batch::Batch;
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Rebuild, Sink,
-    SinkSpec, Stored, Swap, SwapKind, Target,
+    BUFFER, Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader,
+    Rebuild, Sink, SinkSpec, Stored, Swap, SwapKind, Target,
 };
 use primal_core::{Collection, Fault, Position, Settings, SettingsError, SinkError};
 use serde::Deserialize;
@@ -32,6 +32,7 @@ pub static NEO4J: SinkSpec = SinkSpec {
         max_batch: 1_000,
         // A text property has no limit of its own, but a batch is one request and one transaction in the server's heap.
         max_payload: 4 << 20,
+        buffer_bytes: BUFFER,
     },
     options: &[
         OptionSpec {

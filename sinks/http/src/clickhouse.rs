@@ -18,8 +18,8 @@ use primal_core::batch::Batch;
 use primal_core::columns::{Layout, rows};
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
-    Stored, Swap, SwapKind, Target,
+    BUFFER, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink,
+    SinkSpec, Stored, Swap, SwapKind, Target,
 };
 use primal_core::{Collection, Fault, Position, Settings, SettingsError, SinkError, Version};
 use reqwest::Method;
@@ -44,6 +44,8 @@ pub static CLICKHOUSE: SinkSpec = SinkSpec {
         max_batch: 100_000,
         // A string has no limit of its own; a row is held in memory several times while it is inserted.
         max_payload: 64 << 20,
+        // Each insert is a part on the disk: four partitions have batches of 8 MB, tens of thousands of rows.
+        buffer_bytes: 8 * BUFFER,
     },
     options: &[
         OptionSpec { name: "url", default: None, help: "`http://user:password@host:8123`" },

@@ -16,8 +16,8 @@ use primal_core::batch::Batch;
 use primal_core::columns::{Layout, Value, rows};
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
-    Stored, SwapKind, Target,
+    BUFFER, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink,
+    SinkSpec, Stored, SwapKind, Target,
 };
 use primal_core::{Collection, Fault, Position, Rejected, Settings, SettingsError, SinkError, Timestamp, Version};
 use reqwest::Method;
@@ -43,6 +43,7 @@ pub static INFLUXDB: SinkSpec = SinkSpec {
         max_batch: 5_000,
         // A field's text has at most 64 KiB, a request 25 MB (max-body-size).
         max_payload: 1 << 20,
+        buffer_bytes: BUFFER,
     },
     options: &[
         OptionSpec { name: "url", default: None, help: "`http://user:password@host:8086`" },

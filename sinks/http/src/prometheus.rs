@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
-    Stored, SwapKind, Target,
+    BUFFER, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink,
+    SinkSpec, Stored, SwapKind, Target,
 };
 use primal_core::{Collection, Fault, Position, Rejected, Settings, SettingsError, SinkError, Timestamp, Version};
 use reqwest::Method;
@@ -43,6 +43,7 @@ pub static PROMETHEUS: SinkSpec = SinkSpec {
         // has many samples of few series.
         max_batch: 2_000,
         max_payload: 1 << 20,
+        buffer_bytes: BUFFER,
     },
     options: &[
         OptionSpec { name: "url", default: None, help: "`http://user:password@host:9090`" },

@@ -14,7 +14,8 @@ use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Builds, Capability, Class, Health, OptionSpec, Outcome, Positions, Projection, Reader, Sink, Swap, SwapKind, Target,
+    BUFFER, Builds, Capability, Class, Health, OptionSpec, Outcome, Positions, Projection, Reader, Sink, Swap,
+    SwapKind, Target,
 };
 use primal_core::{Collection, Fault, Position, Rejected, Settings, SettingsError, SinkError};
 use reqwest::Method;
@@ -34,6 +35,7 @@ pub(crate) const CAPABILITY: Capability = Capability {
     max_batch: 5_000,
     // http.max_content_length is 100 MB for a whole request; a document is held several times while it is indexed.
     max_payload: 8 << 20,
+    buffer_bytes: BUFFER,
 };
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use primal_core::batch::{Batch, BatchEvent};
 use primal_core::error::Rejected;
 use primal_core::sink::{
-    Build, Builds, Capability, Class, Content, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader,
-    Rebuild, Sink, SinkSpec, Stored, Swap, SwapKind, Target,
+    BUFFER, Build, Builds, Capability, Class, Content, Health, OptionSpec, Outcome, Page, Positions, Projection,
+    Reader, Rebuild, Sink, SinkSpec, Stored, Swap, SwapKind, Target,
 };
 use primal_core::{Collection, Fault, SinkError};
 use serde::Deserialize;
@@ -26,6 +26,7 @@ pub static MEMORY: SinkSpec = SinkSpec {
         reads: true,
         max_batch: 20_000,
         max_payload: 64 << 20,
+        buffer_bytes: BUFFER,
     },
     options: &[OptionSpec {
         name: "name",

@@ -11,8 +11,8 @@ use futures::TryStreamExt;
 use primal_core::batch::Batch;
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
-    Stored, Swap, SwapKind, Target,
+    BUFFER, Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink,
+    SinkSpec, Stored, Swap, SwapKind, Target,
 };
 use primal_core::{Collection, Fault, Offset, Settings, SettingsError, SinkError};
 use serde::Deserialize;
@@ -39,6 +39,7 @@ pub static MONGODB: SinkSpec = SinkSpec {
         // A document may have 16 MiB (the same page). The text always fits; the payload's second form, which is a document
         // and may weigh several times as much, is left out where it does not.
         max_payload: 8 << 20,
+        buffer_bytes: BUFFER,
     },
     options: &[
         OptionSpec {

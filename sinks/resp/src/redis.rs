@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Rebuild, Sink,
-    SinkSpec, Stored, Swap, SwapKind, Target,
+    BUFFER, Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader,
+    Rebuild, Sink, SinkSpec, Stored, Swap, SwapKind, Target,
 };
 use primal_core::{Collection, Fault, Position, Settings, SettingsError, SinkError};
 use serde::Deserialize;
@@ -34,6 +34,7 @@ pub static REDIS: SinkSpec = SinkSpec {
         // A value may have 512 MB (https://redis.io/docs/latest/develop/data-types/strings/); a script call of several
         // such would block for long.
         max_payload: 8 << 20,
+        buffer_bytes: BUFFER,
     },
     options: &[
         OptionSpec {

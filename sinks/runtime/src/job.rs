@@ -82,7 +82,7 @@ impl Job {
     pub fn limits(&self, partitions: usize) -> Limits {
         Limits {
             records: self.shared.options.batch_limit(&self.shared.capability),
-            bytes: self.shared.options.byte_limit(partitions),
+            bytes: self.shared.options.byte_limit(&self.shared.capability, partitions),
         }
     }
 

@@ -23,9 +23,9 @@ pub struct Options {
     /// Events in a batch, at most; never more than the store likes.
     pub batch_events: Option<usize>,
     /// Bytes in a batch, about.
-    pub batch_bytes: usize,
+    pub batch_bytes: Option<usize>,
     /// Bytes held in memory for all partitions together, about.
-    pub buffer_bytes: usize,
+    pub buffer_bytes: Option<usize>,
     /// How long a batch that is not full waits for more, in milliseconds.
     pub linger_ms: u64,
     /// How long the store may take to answer one write, in seconds.
@@ -38,8 +38,8 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             batch_events: None,
-            batch_bytes: 4 << 20,
-            buffer_bytes: 8 << 20,
+            batch_bytes: None,
+            buffer_bytes: None,
             linger_ms: 0,
             write_timeout_s: 60,
             on_reject: OnReject::Park,
@@ -55,10 +55,14 @@ impl Options {
             default: Some("what the store likes"),
             help: "events in a batch, at most; fewer than the store's own limit",
         },
-        OptionSpec { name: "batch_bytes", default: Some("4194304"), help: "bytes in a batch, about" },
+        OptionSpec {
+            name: "batch_bytes",
+            default: Some("what `buffer_bytes` has room for"),
+            help: "bytes in a batch, about",
+        },
         OptionSpec {
             name: "buffer_bytes",
-            default: Some("8388608"),
+            default: Some("8388608; clickhouse: 67108864"),
             help: "bytes held in memory for all partitions of this sink together, about",
         },
         OptionSpec {
@@ -76,7 +80,7 @@ impl Options {
             name: "on_reject",
             default: Some("park"),
             help: "`park`: later events of a key with a dead letter wait behind it, in order; \
-                   `skip`: they are applied without it",
+                   `skip`: they are applied without it, as points of a series always are",
         },
     ];
 
@@ -86,8 +90,10 @@ impl Options {
     }
 
     /// Bytes in a batch when `partitions` share the buffer; each holds one batch in flight and one being filled.
-    pub(crate) fn byte_limit(&self, partitions: usize) -> usize {
-        (self.buffer_bytes / (2 * partitions.max(1))).min(self.batch_bytes).max(64 << 10)
+    pub(crate) fn byte_limit(&self, capability: &Capability, partitions: usize) -> usize {
+        let buffer = self.buffer_bytes.unwrap_or(capability.buffer_bytes);
+        let share = buffer / (2 * partitions.max(1));
+        share.min(self.batch_bytes.unwrap_or(share)).max(64 << 10)
     }
 
     pub(crate) fn linger(&self) -> Duration {

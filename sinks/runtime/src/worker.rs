@@ -280,7 +280,7 @@ impl Worker {
         self.shared.status.set(State::Running, None);
         let limits = Limits {
             records: self.shared.options.batch_limit(&self.shared.capability),
-            bytes: self.shared.options.byte_limit(tasks.len() + places.len()),
+            bytes: self.shared.options.byte_limit(&self.shared.capability, tasks.len() + places.len()),
         };
         for place in places {
             let Some(feed) = collection_of(place).and_then(|collection| self.feeds.get(&collection)) else { continue };

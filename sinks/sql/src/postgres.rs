@@ -9,8 +9,8 @@ use primal_core::batch::{Batch, Mode};
 use primal_core::columns::{Column, Layout, Type, Value, content, rows};
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
-    Stored, Swap, SwapKind, Target,
+    BUFFER, Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink,
+    SinkSpec, Stored, Swap, SwapKind, Target,
 };
 use primal_core::table::Cell;
 use primal_core::{
@@ -44,6 +44,7 @@ pub(crate) const CAPABILITY: Capability = Capability {
     max_batch: 50_000,
     // jsonb takes 268,435,455 bytes of strings and of members each (src/include/utils/jsonb.h); this leaves memory alone.
     max_payload: 64 << 20,
+    buffer_bytes: BUFFER,
 };
 
 pub(crate) const OPTIONS: &[OptionSpec] = &[

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
 use primal_core::columns::{Layout, Type, Value, content, rows};
 use primal_core::sink::{
-    Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
-    Stored, Swap, SwapKind, Target,
+    BUFFER, Build, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink,
+    SinkSpec, Stored, Swap, SwapKind, Target,
 };
 use primal_core::table::Cell;
 use primal_core::{Collection, Fault, Position, Primal, SinkError, Timestamp, Version};
@@ -37,6 +37,7 @@ pub static SQLITE: SinkSpec = SinkSpec {
         max_batch: 20_000,
         // SQLite's default limit is 1,000,000,000 bytes (https://sqlite.org/limits.html); this leaves memory alone.
         max_payload: 64 << 20,
+        buffer_bytes: BUFFER,
     },
     options: &[OptionSpec { name: "path", default: None, help: "the file; its folder is made if it is missing" }],
     build: |settings| {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use primal_core::sink::{Capability, Class, Projection, SinkSpec, SwapKind};
+use primal_core::sink::{BUFFER, Capability, Class, Projection, SinkSpec, SwapKind};
 use primal_core::{Collection, SettingsError};
 use primal_log_sim::{Plan, Sort, mix};
 use primal_runtime::{OnReject, Options};
@@ -118,6 +118,7 @@ impl Setup {
                 reads: true,
                 max_batch: 100,
                 max_payload: MAX_PAYLOAD,
+                buffer_bytes: BUFFER,
             },
             options: &[],
             build: |_| {
