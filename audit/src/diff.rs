@@ -23,12 +23,7 @@ pub struct Change {
 /// What changed from one payload to another, ordered by member. No payload (not there, or deleted) has no members.
 pub fn changes(before: Option<&str>, after: Option<&str>) -> Vec<Change> {
     let mut all = Vec::new();
-    // What is no JSON, as a foreign producer may write it, is shown as a text.
-    let raw = |text: &str| {
-        let quoted = || RawValue::from_string(serde_json::Value::from(text).to_string());
-        serde_json::from_str::<Box<RawValue>>(text).or_else(|_| quoted()).ok()
-    };
-    let (before, after) = (before.and_then(raw), after.and_then(raw));
+    let (before, after) = (before.map(raw), after.map(raw));
     let empty = || BTreeMap::<String, &RawValue>::new();
     match (before.as_deref(), after.as_deref()) {
         (None, None) => {}
@@ -43,6 +38,12 @@ pub fn changes(before: Option<&str>, after: Option<&str>) -> Vec<Change> {
         },
     }
     all
+}
+
+/// A payload as JSON. What is none, as a foreign producer may write it, becomes a text.
+pub(crate) fn raw(text: &str) -> Box<RawValue> {
+    let quoted = || RawValue::from_string(serde_json::Value::from(text).to_string());
+    serde_json::from_str(text).or_else(|_| quoted()).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 fn compare(before: &RawValue, after: &RawValue, place: &str, all: &mut Vec<Change>) {
@@ -67,12 +68,7 @@ fn compare(before: &RawValue, after: &RawValue, place: &str, all: &mut Vec<Chang
     one_changed(Some(before), Some(after), place.to_owned(), all);
 }
 
-fn walk(
-    before: &BTreeMap<String, &RawValue>,
-    after: &BTreeMap<String, &RawValue>,
-    place: &str,
-    all: &mut Vec<Change>,
-) {
+fn walk(before: &BTreeMap<String, &RawValue>, after: &BTreeMap<String, &RawValue>, place: &str, all: &mut Vec<Change>) {
     let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
     names.sort();
     names.dedup();

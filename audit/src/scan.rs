@@ -9,6 +9,9 @@ use primal_core::event::{EventRef, Op};
 use primal_core::log::{EventLog, Limits};
 use primal_core::{Collection, Epochs, Moment, Offset, Partition, RecordRef, Records, Timestamp, Version, header};
 use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::diff::raw;
 
 /// What all partitions together may hold back until their turn comes.
 const HELD_BYTES: usize = 32 << 20;
@@ -127,6 +130,11 @@ impl Entry {
     /// Whether it ends its entity.
     pub fn is_delete(&self) -> bool {
         self.op == Some(Op::Delete)
+    }
+
+    /// The payload as JSON; a text where it is none.
+    pub fn payload(&self) -> Option<Box<RawValue>> {
+        self.data.as_deref().map(raw)
     }
 
     fn bytes(&self) -> usize {

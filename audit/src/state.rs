@@ -37,7 +37,9 @@ pub enum StateError {
         hint: String,
     },
     /// The key has facts only.
-    #[error("key {key:?} of {collection} has no state, only appended events; `primalcore audit log --collection {collection} --key {key}` lists them")]
+    #[error(
+        "key {key:?} of {collection} has no state, only appended events; `primalcore audit log --collection {collection} --key {key}` lists them"
+    )]
     OnlyAppends {
         /// The collection.
         collection: String,
@@ -45,7 +47,9 @@ pub enum StateError {
         key: String,
     },
     /// The key came later.
-    #[error("key {key:?} of {collection} was not there at {at}; the first event of it that the log has is version {version}, recorded at {since}{hint}")]
+    #[error(
+        "key {key:?} of {collection} was not there at {at}; the first event of it that the log has is version {version}, recorded at {since}{hint}"
+    )]
     NotYet {
         /// The collection.
         collection: String,
@@ -258,7 +262,14 @@ mod tests {
         world.append(&source, 40, "facts", Op::Append, Some("{}"), None).await;
         let entity = Entity::new(world.log.clone(), source.clone(), "k");
         let latest = AsOf::Moment(Moment::Latest);
-        let cases = [(at(10), "k@10"), (at(19), "k@10"), (at(20), "k@20"), (at(29), "k@20"), (at(30), "k@30"), (latest, "k@30")];
+        let cases = [
+            (at(10), "k@10"),
+            (at(19), "k@10"),
+            (at(20), "k@20"),
+            (at(29), "k@20"),
+            (at(30), "k@30"),
+            (latest, "k@30"),
+        ];
         for (as_of, id) in cases {
             assert_eq!(entity.state(as_of).await.unwrap().id, id, "{as_of:?}");
         }

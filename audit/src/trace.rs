@@ -29,11 +29,7 @@ pub struct Step {
 ///
 /// # Errors
 /// The log's; or there are too many for one tree.
-pub async fn trace(
-    log: Arc<dyn EventLog>,
-    sources: &[Source],
-    correlation: &str,
-) -> Result<Vec<Step>, ScanError> {
+pub async fn trace(log: Arc<dyn EventLog>, sources: &[Source], correlation: &str) -> Result<Vec<Step>, ScanError> {
     let parts = Span::whole().parts(&*log, sources).await?;
     let wanted = correlation.as_bytes().to_vec();
     let mut scan = Scan::new(log, parts, move |record: RecordRef<'_>| {
@@ -80,7 +76,8 @@ fn tree(entries: Vec<Entry>) -> Vec<Step> {
             steps.push(Step { depth, is_last, entry });
             let effects = effects.get(index).map(Vec::as_slice).unwrap_or_default();
             // Of what is not told yet: in a circle the way back is none.
-            let left: Vec<usize> = effects.iter().copied().filter(|e| entries.get(*e).is_some_and(Option::is_some)).collect();
+            let left: Vec<usize> =
+                effects.iter().copied().filter(|e| entries.get(*e).is_some_and(Option::is_some)).collect();
             let last = left.last().copied();
             waiting.extend(left.into_iter().rev().map(|effect| (effect, depth + 1, Some(effect) == last)));
         }
@@ -95,7 +92,8 @@ mod tests {
 
     fn shown(events: &[(&str, Option<&str>)]) -> Vec<String> {
         let entries = events.iter().map(|(id, cause)| Entry { causation: cause.map(str::to_owned), ..entry(id) });
-        let line = |step: &Step| format!("{}{}{}", " ".repeat(step.depth), step.entry.id, if step.is_last { "." } else { "" });
+        let line =
+            |step: &Step| format!("{}{}{}", " ".repeat(step.depth), step.entry.id, if step.is_last { "." } else { "" });
         tree(entries.collect()).iter().map(line).collect()
     }
 
@@ -121,8 +119,11 @@ mod tests {
     #[test]
     fn a_chain_may_be_long() {
         let names: Vec<String> = (0..50_000).map(|n| n.to_string()).collect();
-        let events: Vec<_> =
-            names.iter().enumerate().map(|(i, name)| (name.as_str(), i.checked_sub(1).map(|i| names[i].as_str()))).collect();
+        let events: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(i, name)| (name.as_str(), i.checked_sub(1).map(|i| names[i].as_str())))
+            .collect();
         let entries = events.iter().map(|(id, cause)| Entry { causation: cause.map(str::to_owned), ..entry(id) });
         assert_eq!(tree(entries.collect()).last().map(|step| step.depth), Some(49_999));
     }
