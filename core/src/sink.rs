@@ -356,7 +356,7 @@ pub struct Stored {
     pub identity: String,
     /// The version that it was written with.
     pub version: Version,
-    /// The event that wrote it.
+    /// The event that wrote it; empty where the store keeps only numbers.
     pub event_id: String,
     /// When that happened.
     pub time: Timestamp,

@@ -245,7 +245,7 @@ async fn what_a_column_cannot_hold_is_named_and_nothing_of_the_batch_is_written(
 
 async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
     let down = match store.spec.name {
-        "clickhouse" | "elasticsearch" | "opensearch" => {
+        "clickhouse" | "elasticsearch" | "opensearch" | "prometheus" => {
             settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned())])
         }
         "influxdb" => settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned()), ("database", "db".to_owned())]),

@@ -13,8 +13,10 @@
 mod case;
 mod cases;
 mod doubles;
+mod influxdb;
 mod mongodb;
 mod neo4j;
+mod prometheus;
 mod runtime;
 mod script;
 mod series;

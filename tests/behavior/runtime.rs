@@ -16,7 +16,7 @@ use primal_runtime::{Feed, Options, Worker, dead_letter, status};
 use tokio_util::sync::CancellationToken;
 
 use crate::case::{Verdict, cases};
-use crate::stores::{Store, series, table};
+use crate::stores::{Store, table};
 
 pub struct Bench {
     store: Store,
@@ -35,7 +35,7 @@ impl Bench {
         let epochs =
             lives::open(&*log, &[(collection.clone(), 2)]).await.unwrap().remove(&collection).unwrap().unwrap();
         let table = (projection == Projection::Table).then(|| Arc::new(table()));
-        let mapping = if projection == Projection::Series { series() } else { Arc::default() };
+        let mapping = if projection == Projection::Series { store.series() } else { Arc::default() };
         let feed = Feed { collection, epochs: Arc::new(epochs), projection, table, mapping };
         Bench { store, log, feed, count: 0.into(), _folder: folder }
     }
@@ -59,6 +59,10 @@ impl Bench {
             event.into_record()
         };
         self.log.append(events.iter().map(event).collect()).await.unwrap();
+    }
+
+    pub fn log(&self) -> &Arc<dyn EventLog> {
+        &self.log
     }
 
     /// Runs a worker until the store is as far as the log.

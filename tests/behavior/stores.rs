@@ -37,6 +37,7 @@ impl Store {
             "neo4j" => vec![("url", server("neo4j").await), ("prefix", namespace)],
             "sqlite" => vec![("path", folder.path().join("hub.sqlite").display().to_string())],
             "influxdb" => vec![("url", server("influxdb").await), ("database", namespace)],
+            "prometheus" => vec![("url", server("prometheus").await), ("prefix", format!("{namespace}_"))],
             "clickhouse" => vec![("url", server("clickhouse_engine").await), ("database", namespace)],
             name @ ("elasticsearch" | "opensearch") => {
                 vec![("url", server(name).await), ("prefix", format!("{namespace}-")), ("replicas", "0".to_owned())]
@@ -45,9 +46,13 @@ impl Store {
             "redis" => vec![("url", server("redis").await), ("prefix", format!("{namespace}:"))],
             other => panic!("no test server is named for {other}; name one here"),
         };
-        let settings = settings(&pairs);
+        Store { _folder: folder, ..Store::at(spec, settings(&pairs)) }
+    }
+
+    /// A store with settings of a test's own.
+    pub fn at(spec: &'static SinkSpec, settings: Settings) -> Self {
         let sink = (spec.build)(&settings).unwrap();
-        Store { spec, sink, settings, patience: Duration::from_secs(30), _folder: folder }
+        Store { spec, sink, settings, patience: Duration::from_secs(30), _folder: tempfile::tempdir().unwrap() }
     }
 
     /// Another empty namespace of the same store.
@@ -67,8 +72,18 @@ impl Store {
             build: Build::Live(1),
             projection,
             table: (projection == Projection::Table).then(|| Arc::new(table())),
-            mapping: if projection == Projection::Series { series() } else { Arc::default() },
+            mapping: if projection == Projection::Series { self.series() } else { Arc::default() },
         }
+    }
+
+    /// How it reads points: a store of numbers only has no texts.
+    pub fn series(&self) -> Arc<Mapping> {
+        series(!self.is_of_numbers())
+    }
+
+    /// Whether it keeps numbers only, to the millisecond, and changes none.
+    pub fn is_of_numbers(&self) -> bool {
+        self.spec.name == "prometheus"
     }
 
     /// The target of a case about documents.
@@ -113,14 +128,12 @@ pub fn table() -> Table {
 }
 
 /// How series read payloads in these tests.
-pub fn series() -> Arc<Mapping> {
+pub fn series(with_text: bool) -> Arc<Mapping> {
     let column = |name: &str, kind| Column { name: name.into(), kind };
-    let fields = vec![
-        column("temp", Kind::Number),
-        column("n", Kind::Integer),
-        column("ok", Kind::Boolean),
-        column("Ключ \"'", Kind::Text),
-    ];
+    let mut fields = vec![column("temp", Kind::Number), column("n", Kind::Integer), column("ok", Kind::Boolean)];
+    if with_text {
+        fields.push(column("Ключ \"'", Kind::Text));
+    }
     Arc::new(Mapping::Series(Series {
         time: Some("at".into()),
         tags: vec!["origin".into(), "gate, \"'=".into()],

@@ -19,6 +19,7 @@ const VERIFIED: &[(&str, &str)] = &[
     ("neo4j", "Neo4j 5.26 Community"),
     ("opensearch", "OpenSearch 2.19, no login"),
     ("postgres", "PostgreSQL 15"),
+    ("prometheus", "Prometheus 2.42"),
     ("redis", "Redis 7.0"),
     ("sqlite", "SQLite 3 (bundled)"),
     ("timescaledb", "PostgreSQL 15 without the extension, and a stand-in for its function"),

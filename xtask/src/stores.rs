@@ -17,6 +17,7 @@ const OWN_SERVERS: &[(&str, &str)] = &[
     ("mongodb", "ferretdb"),
     ("neo4j", "neo4j"),
     ("opensearch", "opensearch"),
+    ("prometheus", "prometheus"),
 ];
 
 const VERIFIED: &str = "tests/verified";

@@ -427,18 +427,24 @@ impl Reader for InfluxDb {
     }
 
     async fn scan(&self, target: &Target, cursor: Option<&str>) -> Result<Page, SinkError> {
-        // Points of one moment stand in one order, so that a page may end between them.
-        let cursor = cursor.and_then(|cursor| cursor.split_once(':'));
-        let (from, skip) = cursor.map_or((None, 0), |(from, skip)| (Some(from), skip.parse().unwrap_or(0)));
+        // The store has no order among the points of one moment, so a page ends between two moments.
+        let from = cursor.and_then(|cursor| cursor.parse::<i64>().ok());
         let range = from.map_or(String::new(), |from| format!("WHERE time >= {from} "));
-        let records = self.select(target, &format!("{range}LIMIT {PAGE} OFFSET {skip}")).await?;
-        let moments = || records.iter().filter_map(|record| moment(&record.identity));
-        let next = moments().last().filter(|_| records.len() == PAGE).map(|last| {
-            let of_last = moments().filter(|at| *at == last).count();
-            let before = if from == Some(last.to_string().as_str()) { skip } else { 0 };
-            format!("{last}:{}", of_last + before)
-        });
-        Ok(Page { records, next })
+        let mut records = self.select(target, &format!("{range}LIMIT {PAGE}")).await?;
+        if records.len() < PAGE {
+            return Ok(Page { records, next: None });
+        }
+        let moments =
+            |records: &[Stored]| Some((moment(&records.first()?.identity)?, moment(&records.last()?.identity)?));
+        let Some((first, last)) = moments(&records) else { return Ok(Page::default()) };
+        let next = if first == last {
+            records = self.select(target, &format!("WHERE time = {last}")).await?;
+            last + 1
+        } else {
+            records.retain(|record| moment(&record.identity) != Some(last));
+            last
+        };
+        Ok(Page { records, next: Some(next.to_string()) })
     }
 }
 

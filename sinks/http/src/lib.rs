@@ -5,9 +5,11 @@ mod client;
 mod elasticsearch;
 mod influxdb;
 mod opensearch;
+mod prometheus;
 mod search;
 
 pub use clickhouse::CLICKHOUSE;
 pub use elasticsearch::ELASTICSEARCH;
 pub use influxdb::INFLUXDB;
 pub use opensearch::OPENSEARCH;
+pub use prometheus::PROMETHEUS;

@@ -14,6 +14,7 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("neo4j", "cypher"),
     ("opensearch", "http"),
     ("postgres", "sql"),
+    ("prometheus", "http"),
     ("redis", "resp"),
     ("sqlite", "sql"),
     ("timescaledb", "sql"),
@@ -38,6 +39,8 @@ pub fn all() -> Vec<&'static SinkSpec> {
         &primal_sink_http::OPENSEARCH,
         #[cfg(feature = "sql")]
         &primal_sink_sql::POSTGRES,
+        #[cfg(feature = "http")]
+        &primal_sink_http::PROMETHEUS,
         #[cfg(feature = "resp")]
         &primal_sink_resp::REDIS,
         #[cfg(feature = "sql")]

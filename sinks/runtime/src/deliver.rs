@@ -10,7 +10,7 @@ use primal_core::batch::Batch;
 use primal_core::error::{AppendError, Fault, LogError, Rejected};
 use primal_core::log::{EventLog, TopicPartition};
 use primal_core::record::NewRecord;
-use primal_core::sink::{Capability, Outcome};
+use primal_core::sink::{Capability, Outcome, Projection};
 use primal_core::{Collection, Env, Epochs, Offset, Position, Records, Retry, Sink, SinkError, Target};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,8 @@ impl Delivery<'_> {
             epochs: self.epochs,
             parked: &self.shared.parked,
             on_reject: self.shared.options.on_reject,
-            parks: self.shared.parks,
+            // Points do not build on each other.
+            parks: self.shared.parks && self.target.projection != Projection::Series,
             max_payload: self.shared.capability.max_payload,
         };
         let mut triage = Triage::new(&rules, records, range.clone(), written);

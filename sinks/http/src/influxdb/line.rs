@@ -190,8 +190,8 @@ impl<'r, 'a> Point<'r, 'a> {
             cells.by_ref().take(tags_end - 2).map(|(name, value)| (name, value.text().unwrap_or_default())).collect();
         tags.sort_unstable();
         let fields: Vec<_> = cells.map(|(name, value)| (field_name(name), value)).collect();
-        let longest = fields.iter().filter_map(|(name, value)| Some((*name, length(value)?)));
-        if let Some((name, length)) = longest.filter(|(_, length)| *length > LONGEST_TEXT).last() {
+        let mut lengths = fields.iter().filter_map(|(name, value)| Some((*name, length(value)?)));
+        if let Some((name, length)) = lengths.find(|(_, length)| *length > LONGEST_TEXT) {
             return Err(format!("field {name:?} has {length} bytes, InfluxDB takes {LONGEST_TEXT}"));
         }
         Ok(Point { identity, at, tags, fields, version })
