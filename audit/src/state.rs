@@ -9,7 +9,10 @@ use primal_core::{LogError, Moment, Offset, RecordRef, Timestamp, Version};
 
 use crate::diff::{Change, changes};
 use crate::nearest::{Field, nearest};
-use crate::scan::{Entry, Scan, ScanError, Source, Span};
+use crate::scan::{Entry, Part, Scan, ScanError, Source, Span};
+
+/// So many of the newest events are looked at first; in tests so few that it takes several looks.
+const FIRST_LOOK: Offset = if cfg!(test) { 2 } else { 20_000 };
 
 /// Which state is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,29 +134,52 @@ impl Entity {
         Ok(Versions { scan: self.scan(until).await?, before: None })
     }
 
-    /// Reads its events up to a moment, that moment included.
-    async fn scan(&self, until: Moment) -> Result<Scan, ScanError> {
+    /// What holds its events up to a moment, that moment included.
+    async fn parts(&self, until: Moment) -> Result<Vec<Part>, ScanError> {
         let to = match until {
             Moment::Time(at) => Moment::Time(Timestamp(at.0.saturating_add(1))),
             other => other,
         };
         let span = Span { to, key: Some(self.key.clone()), ..Span::whole() };
-        let parts = span.parts(&*self.log, std::slice::from_ref(&self.source)).await?;
-        let key = self.key.clone();
-        Ok(Scan::new(self.log.clone(), parts, move |record: RecordRef<'_>| record.key == Some(key.as_bytes())))
+        span.parts(&*self.log, std::slice::from_ref(&self.source)).await
     }
 
-    async fn last(&self, moment: Moment) -> Result<Option<Entry>, StateError> {
-        let first = moment == Moment::Earliest;
-        let mut scan = self.scan(if first { Moment::Latest } else { moment }).await?;
-        let mut last: Option<Entry> = None;
+    async fn scan(&self, until: Moment) -> Result<Scan, ScanError> {
+        Ok(self.scan_parts(self.parts(until).await?))
+    }
+
+    fn scan_parts(&self, parts: Vec<Part>) -> Scan {
+        let key = self.key.clone();
+        Scan::new(self.log.clone(), parts, move |record: RecordRef<'_>| record.key == Some(key.as_bytes()))
+    }
+
+    async fn first(&self) -> Result<Option<Entry>, StateError> {
+        let mut scan = self.scan(Moment::Latest).await?;
         while let Some(entry) = scan.next().await? {
-            if entry.is_state() && last.as_ref().is_none_or(|last| last.version < entry.version) {
-                last = Some(entry);
-                if first {
-                    break;
-                }
+            if entry.is_state() {
+                return Ok(Some(entry));
             }
+        }
+        Ok(None)
+    }
+
+    /// Looks from the end backwards, further with each look: the state asked for is mostly a new one.
+    async fn last(&self, moment: Moment) -> Result<Option<Entry>, StateError> {
+        if moment == Moment::Earliest {
+            return self.first().await;
+        }
+        let mut last: Option<Entry> = None;
+        for part in self.parts(moment).await? {
+            let (mut to, mut look, mut found) = (part.to, FIRST_LOOK, None);
+            while found.is_none() && to > part.from {
+                let from = (to - look).max(part.from);
+                let mut scan = self.scan_parts(vec![Part { from, to, ..part.clone() }]);
+                while let Some(entry) = scan.next().await? {
+                    found = Some(entry).filter(Entry::is_state).or(found);
+                }
+                (to, look) = (from, look.saturating_mul(4));
+            }
+            last = last.into_iter().chain(found).max_by_key(|entry| entry.version);
         }
         Ok(last)
     }
@@ -208,9 +234,7 @@ impl Entity {
 
     /// What retention has dropped of its partitions, in words.
     async fn dropped(&self) -> Result<String, StateError> {
-        let span = Span { key: Some(self.key.clone()), ..Span::whole() };
-        let parts = span.parts(&*self.log, std::slice::from_ref(&self.source)).await?;
-        let gone: Offset = parts.iter().map(|part| part.from).sum();
+        let gone: Offset = self.parts(Moment::Latest).await?.iter().map(|part| part.from).sum();
         Ok(if gone > 0 { format!(" ({gone} older events are gone by retention)") } else { String::new() })
     }
 
@@ -259,6 +283,18 @@ mod tests {
         world.put(&source, 20, "k", Some(r#"{"n":2}"#)).await;
         world.append(&source, 25, "k", Op::Append, Some(r#"{"fact":1}"#), None).await;
         world.put(&source, 30, "k", None).await;
+        for micros in 31..40 {
+            world
+                .append(
+                    &source,
+                    micros,
+                    "filler",
+                    Op::Put,
+                    Some("{}"),
+                    source.epochs.partitions_of("k").first().copied(),
+                )
+                .await;
+        }
         world.append(&source, 40, "facts", Op::Append, Some("{}"), None).await;
         let entity = Entity::new(world.log.clone(), source.clone(), "k");
         let latest = AsOf::Moment(Moment::Latest);
