@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use primal_core::event::Op;
 use primal_core::log::EventLog;
-use primal_core::sink::Stored;
-use primal_core::{Collection, Epochs, LogError, Moment, Sink, SinkError, Target, Timestamp, Version};
+use primal_core::sink::{Positions, Stored};
+use primal_core::{
+    Collection, Epochs, LogError, Moment, Offset, Partition, Sink, SinkError, Target, Timestamp, Version,
+};
 use primal_runtime::{Parked, dead_letter};
 use serde::Serialize;
 
@@ -62,6 +64,8 @@ pub struct Standing {
     pub note: String,
 }
 
+type Told = Result<(Fate, Option<Version>, String), ScanError>;
+
 /// What is asked.
 pub struct Question<'a> {
     /// The log.
@@ -85,16 +89,21 @@ impl Question<'_> {
             None => match self.sink.positions(&self.target).await {
                 Err(error) => (Fate::Unknown, None, error.to_string()),
                 Ok(positions) => {
-                    let settled = self.epochs.resume(positions.get(&event.partition).copied());
-                    match settled > event.offset {
-                        true => self.settled(event).await?,
-                        false => (Fate::Ahead, None, self.ahead(event, settled).await?),
+                    let next = self.next(&positions, event.partition);
+                    match next > event.offset {
+                        true => self.settled(event, &positions).await?,
+                        false => (Fate::Ahead, None, self.ahead(event, next).await?),
                     }
                 }
             },
         };
         let (sink, place) = (self.target.sink.to_string(), Some(self.target.place()));
         Ok(Standing { sink, place, fate, stored, note })
+    }
+
+    /// The next offset of a partition that the store has to be told of.
+    fn next(&self, positions: &Positions, partition: Partition) -> Offset {
+        self.epochs.resume(positions.get(&partition).copied())
     }
 
     async fn letter(&self, event: &Entry) -> Result<Option<(Fate, String)>, LogError> {
@@ -105,8 +114,8 @@ impl Question<'_> {
         Ok(Some((fate, format!("{}; dead letter since {}", letter.reason, letter.at))))
     }
 
-    async fn ahead(&self, event: &Entry, settled: i64) -> Result<String, LogError> {
-        let before = event.offset - settled;
+    async fn ahead(&self, event: &Entry, next: Offset) -> Result<String, LogError> {
+        let before = event.offset - next;
         let mut note = format!("{before} events of partition {} come before it", event.partition);
         let parked = Parked::load(&*self.log, &self.target.sink).await?;
         if let Some(since) = Collection::new(&event.collection).ok().and_then(|c| parked.since(&c, &event.key)) {
@@ -116,7 +125,7 @@ impl Question<'_> {
     }
 
     /// The position is past it: what does the store hold?
-    async fn settled(&self, event: &Entry) -> Result<(Fate, Option<Version>, String), ScanError> {
+    async fn settled(&self, event: &Entry, positions: &Positions) -> Told {
         if let Some(problem) = &event.problem {
             return Ok((Fate::Different, None, format!("it is no event ({problem}) and no dead letter")));
         }
@@ -129,7 +138,7 @@ impl Question<'_> {
         };
         Ok(match reader.get(&self.target, &identity).await {
             Err(error) => (Fate::Unknown, None, SinkError::to_string(&error)),
-            Ok(None) => self.no_record(event).await?,
+            Ok(None) => self.no_record(event, positions).await?,
             Ok(Some(stored)) => {
                 let (fate, note) = self.compare(event, &stored);
                 (fate, Some(stored.version), note)
@@ -138,7 +147,7 @@ impl Question<'_> {
     }
 
     /// A record is gone after a delete. Without one it is missing.
-    async fn no_record(&self, event: &Entry) -> Result<(Fate, Option<Version>, String), ScanError> {
+    async fn no_record(&self, event: &Entry, positions: &Positions) -> Told {
         if event.is_delete() {
             return Ok((Fate::Applied, None, "deleted; the store has no record".to_owned()));
         }
@@ -148,7 +157,11 @@ impl Question<'_> {
         let source = Source { collection: self.target.collection.clone(), epochs: self.epochs.clone() };
         let entity = Entity::new(self.log.clone(), source, &event.key);
         match entity.state_or_none(Moment::Latest).await {
-            Ok(Some(last)) if last.is_delete() && last.version > event.version => {
+            Ok(Some(last))
+                if last.is_delete()
+                    && last.version > event.version
+                    && self.next(positions, last.partition) > last.offset =>
+            {
                 let note = format!("deleted since, by version {} ({})", last.version, last.id);
                 Ok((Fate::Superseded, None, note))
             }

@@ -1,12 +1,13 @@
 //! What the log tells: the state of an entity at any moment, who wrote what, what led to what, and where an event stands in
 //! the stores; each on both logs.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use primal_core::Timestamp;
-use primal_tests::{Hub, program};
+use primal_tests::{Hub, program, shared};
 use serde_json::{Value, json};
 
 use crate::kafka::kafka;
@@ -15,21 +16,23 @@ use crate::kafka::kafka;
 const TOO_LARGE: &str = "9223372036854775808";
 
 fn embedded() -> Hub {
-    hub("embedded: { path: log.db }")
+    hub("embedded: { path: log.db }", "")
 }
 
-async fn on_kafka(name: &str) -> Hub {
+async fn on_kafka(name: &str, sinks: &str) -> Hub {
     let bootstrap = kafka().await.bootstrap;
     let prefix = format!("{name}-{}-", std::process::id());
-    hub(&format!("kafka: {{ bootstrap: \"{bootstrap}\", topic_prefix: \"{prefix}\", session_timeout_ms: 6000 }}"))
+    let log = format!("kafka: {{ bootstrap: \"{bootstrap}\", topic_prefix: \"{prefix}\", session_timeout_ms: 6000 }}");
+    hub(&log, sinks)
 }
 
-fn hub(log: &str) -> Hub {
+fn hub(log: &str, sinks: &str) -> Hub {
     let hub = Hub::new(&format!(
         "log: {{ {log} }}\n\
          collections:\n  orders: {{ partitions: 3, schema: orders.json }}\n  parcels: {{ partitions: 2 }}\n\
          sinks:\n  rows: {{ type: sqlite, path: rows.sqlite, projection: table, collections: [orders] }}\n  \
-         all: {{ type: sqlite, path: all.sqlite }}\n"
+         all: {{ type: sqlite, path: all.sqlite }}\n  \
+         each: {{ type: sqlite, path: each.sqlite, projection: events }}\n{sinks}"
     ));
     let schema = r#"{"type":"object","properties":{"total":{"type":"integer"}}}"#;
     std::fs::write(hub.folder.path().join("orders.json"), schema).unwrap();
@@ -95,7 +98,7 @@ fn the_state_at_any_moment_embedded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_state_at_any_moment_kafka() {
-    the_state_at_any_moment(&on_kafka("state").await);
+    the_state_at_any_moment(&on_kafka("state", "").await);
 }
 
 fn the_state_at_any_moment(hub: &Hub) {
@@ -164,7 +167,7 @@ fn who_wrote_what_and_why_embedded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_wrote_what_and_why_kafka() {
-    who_wrote_what_and_why(&on_kafka("who").await);
+    who_wrote_what_and_why(&on_kafka("who", "").await);
 }
 
 fn who_wrote_what_and_why(hub: &Hub) {
@@ -231,7 +234,7 @@ fn a_followed_log_goes_on_until_nobody_reads_it_embedded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_followed_log_goes_on_until_nobody_reads_it_kafka() {
-    a_followed_log_goes_on_until_nobody_reads_it(&on_kafka("follow").await);
+    a_followed_log_goes_on_until_nobody_reads_it(&on_kafka("follow", "").await);
 }
 
 fn a_followed_log_goes_on_until_nobody_reads_it(hub: &Hub) {
@@ -274,15 +277,22 @@ fn a_followed_log_goes_on_until_nobody_reads_it(hub: &Hub) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_an_event_stands_embedded() {
-    where_an_event_stands(embedded()).await;
+    where_an_event_stands(embedded(), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_an_event_stands_kafka() {
-    where_an_event_stands(on_kafka("stands").await).await;
+    let (postgres, redis) = tokio::task::spawn_blocking(|| (shared("postgres"), shared("redis"))).await.unwrap();
+    let id = format!("told{}", std::process::id());
+    let sinks = format!(
+        "  pg: {{ type: postgres, url: \"{postgres}\", schema: {id} }}\n  \
+         cache: {{ type: redis, url: \"{redis}\", prefix: \"{id}:\" }}\n"
+    );
+    where_an_event_stands(on_kafka("stands", &sinks).await, &["pg", "cache"]).await;
 }
 
-async fn where_an_event_stands(mut hub: Hub) {
+/// `others` are further sinks of documents that take everything, and of which nothing is lost.
+async fn where_an_event_stands(mut hub: Hub, others: &[&str]) {
     let large =
         format!("{{\"collection\":\"orders\",\"key\":\"bad\",\"id\":\"large\",\"data\":{{\"total\":{TOO_LARGE}}}}}");
     publish(
@@ -310,33 +320,39 @@ async fn where_an_event_stands(mut hub: Hub) {
     assert_eq!(deleted.rows_affected(), 1);
     pool.close().await;
 
-    let fates = |id: &str| {
+    let fates = |id: &str| -> BTreeMap<String, String> {
         let found = printed(&hub, &["audit", "event", id]);
-        let sinks = found[0]["sinks"].as_array().unwrap().clone();
-        sinks
-            .iter()
-            .map(|s| format!("{}: {}", s["sink"].as_str().unwrap(), s["fate"].as_str().unwrap()))
-            .collect::<Vec<_>>()
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        found[0]["sinks"].as_array().unwrap().iter().map(|sink| (text(&sink["sink"]), text(&sink["fate"]))).collect()
     };
-    let cases: [(&str, &[&str]); 8] = [
-        ("old", &["all: superseded", "rows: superseded"]),
-        ("new", &["all: applied", "rows: applied"]),
-        ("brief", &["all: superseded", "rows: superseded"]),
-        ("end", &["all: applied", "rows: applied"]),
-        ("large", &["all: superseded", "rows: rejected"]),
-        ("behind", &["all: applied", "rows: parked"]),
-        ("late", &["all: ahead", "rows: ahead"]),
-        ("lost", &["all: different", "rows: applied"]),
+    // In a store of documents, in one of rows that refuses a number, and in one that keeps every event.
+    let cases = [
+        ("old", "superseded", "superseded", "applied"),
+        ("new", "applied", "applied", "applied"),
+        ("brief", "superseded", "superseded", "applied"),
+        ("end", "applied", "applied", "applied"),
+        ("large", "superseded", "rejected", "applied"),
+        ("behind", "applied", "parked", "applied"),
+        ("late", "ahead", "ahead", "ahead"),
+        ("lost", "different", "applied", "applied"),
     ];
-    for (id, expected) in cases {
-        let mut found = fates(id);
-        found.sort();
-        assert_eq!(found, expected, "{id}");
+    for (id, all, rows, each) in cases {
+        let found = fates(id);
+        assert_eq!([&found["all"], &found["rows"], &found["each"]], [all, rows, each], "{id}");
+        for other in others {
+            assert_eq!(found[*other], if id == "lost" { "applied" } else { all }, "{id} in {other}");
+        }
     }
-    assert_eq!(fates("parcel"), ["all: ahead"], "a sink that does not want the collection is not asked");
+    assert!(!fates("parcel").contains_key("rows"), "a sink that does not want the collection is not asked");
     let event = &printed(&hub, &["audit", "event", "large"])[0];
     assert_eq!((&event["collection"], &event["key"], &event["op"]), (&json!("orders"), &json!("bad"), &json!("put")));
     let table = hub.succeed("primalcore", &["audit", "event", "large"]);
     assert!(table.contains("ce_id") && table.contains(TOO_LARGE) && table.contains("dead letter since"), "{table}");
     refused(&hub, 1, &["audit", "event", "nobody"], "no event in orders, parcels has the id \"nobody\"");
+
+    let file = hub.folder.path().join("primalcore.yaml");
+    let nowhere = "  nowhere: { type: redis, url: \"redis://127.0.0.1:1\" }\n";
+    std::fs::write(&file, std::fs::read_to_string(&file).unwrap() + nowhere).unwrap();
+    let found = fates("new");
+    assert_eq!([&found["nowhere"], &found["all"]], ["unknown", "applied"]);
 }
