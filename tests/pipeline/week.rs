@@ -1,23 +1,15 @@
 //! The week of real events through the real programs into all stores, with kills, restarts and a replay on the way.
 
-use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use primal_tests::{Hub, Server, free_port, program, shared};
+use primal_tests::{Hub, Server, free_port, program, shared, week};
 use serde_json::Value;
 
 use crate::kafka::kafka;
 
 const SINKS: &[&str] = &["pg", "cache", "file"];
-
-fn week() -> Vec<String> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/week.ndjson.gz");
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(file).unwrap()).read_to_string(&mut text).unwrap();
-    text.lines().map(str::to_owned).collect()
-}
 
 /// A config over Kafka and three stores, as the README has it.
 fn config(bootstrap: &str, postgres: &str, redis: &str, port: u16) -> String {
@@ -40,20 +32,6 @@ fn named(id: &str, bootstrap: &str, postgres: &str, redis: &str, port: u16) -> S
     )
 }
 
-fn publish(hub: &Hub, lines: &[String]) -> Value {
-    let mut child = Command::new(program("primalcore"))
-        .args(["publish", "--json", "-"])
-        .current_dir(&hub.folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_week_survives_kills_and_a_replay_under_traffic() {
     let bootstrap = kafka().await.bootstrap;
@@ -66,7 +44,7 @@ async fn a_week_survives_kills_and_a_replay_under_traffic() {
     hub.start();
     let quarter = week.len() / 4;
     for (round, part) in week[..3 * quarter].chunks(quarter).enumerate() {
-        assert_eq!(publish(&hub, part)["sent"], part.len());
+        assert_eq!(hub.publish(part)["sent"], part.len());
         // Sooner each time: in the middle of the work, not after it.
         std::thread::sleep(Duration::from_millis([700, 300, 100][round]));
         hub.kill();
@@ -133,10 +111,10 @@ async fn a_store_that_is_down_holds_back_no_other_and_catches_up() {
     let mut hub = Hub::new(&config(&bootstrap, &postgres, &redis.url(), free_port()));
     let week = week();
     hub.start();
-    publish(&hub, &week[..2_000]);
+    hub.publish(&week[..2_000]);
     hub.caught_up();
     redis.kill();
-    publish(&hub, &week[2_000..8_000]);
+    hub.publish(&week[2_000..8_000]);
     let others = |rows: &[Value]| rows.iter().filter(|row| row["sink"] != "cache").all(|row| row["lag_events"] == 0);
     hub.wait("the others going on", Duration::from_secs(60), others);
     let broken = |rows: &[Value]| {
@@ -163,21 +141,21 @@ async fn a_frozen_worker_is_replaced_and_harmless_when_it_wakes() {
     let (mut first, mut second) = (hub("one"), hub("two"));
     let week = week();
     first.start();
-    publish(&first, &week[..3_000]);
+    first.publish(&week[..3_000]);
     first.caught_up();
-    publish(&first, &week[3_000..9_000]);
+    first.publish(&week[3_000..9_000]);
     first.freeze(true);
     second.start();
-    publish(&second, &week[9_000..12_000]);
+    second.publish(&week[9_000..12_000]);
     second.caught_up();
     second.verified(&["pg", "cache"]);
     first.freeze(false);
-    publish(&second, &week[12_000..15_000]);
+    second.publish(&week[12_000..15_000]);
     second.caught_up();
     std::thread::sleep(Duration::from_secs(3));
     second.verified(&["pg", "cache"]);
     assert!(first.terminate() < Duration::from_secs(6));
-    publish(&second, &week[15_000..16_000]);
+    second.publish(&week[15_000..16_000]);
     second.caught_up();
     second.verified(&["pg", "cache"]);
 }

@@ -1,5 +1,6 @@
 //! A hub as a process of its own, made from a config file as a user writes it: started, killed, started again.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -56,6 +57,20 @@ impl Hub {
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{name} {arguments:?}: {}\n{told}", output.status);
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Publishes lines; what the program says of it.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn publish(&self, lines: &[String]) -> Value {
+        let mut command = Command::new(program("primalcore"));
+        command.args(["publish", "--json", "-"]).current_dir(&self.folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Starts `primalcore run`.

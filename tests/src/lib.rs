@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
 
+use std::io::Read;
+use std::path::Path;
+
 pub mod checks;
 mod hub;
 pub mod load;
@@ -11,6 +14,17 @@ mod servers;
 
 pub use hub::{Hub, free_port, program};
 pub use servers::{Server, Servers, shared};
+
+/// The week of events of `examples/`, one a line.
+///
+/// # Panics
+/// The file is not there.
+pub fn week() -> Vec<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/week.ndjson.gz");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(file).unwrap()).read_to_string(&mut text).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
 
 /// A client of HTTP servers.
 ///
