@@ -68,6 +68,28 @@ impl<'a> Known<'a> {
     }
 }
 
+/// A version as JSON. No `json!` here or below: it would round the numbers of the payload.
+#[derive(Serialize)]
+struct Changed<'a> {
+    event: &'a Entry,
+    changes: &'a [Change],
+}
+
+/// Two states and what differs, as JSON.
+#[derive(Serialize)]
+struct Differences<'a> {
+    before: Side<'a>,
+    after: Side<'a>,
+    changes: &'a [Change],
+}
+
+#[derive(Serialize)]
+struct Side<'a> {
+    as_of: String,
+    /// The event that wrote it; a delete too. Absent where the entity was not there yet.
+    event: Option<&'a Entry>,
+}
+
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
         match error {
@@ -127,7 +149,7 @@ impl State {
         let mut first = true;
         while let Some((entry, changes)) = versions.next().await? {
             let goes_on = match self.format {
-                Format::Json => output::json_line(&serde_json::json!({ "event": entry, "changes": changes }))?,
+                Format::Json => output::json_line(&Changed { event: &entry, changes: &changes })?,
                 Format::Table => columns.row(vec![
                     entry.recorded.to_string(),
                     entry.version.to_string(),
@@ -151,10 +173,9 @@ impl State {
         let data = |entry: &Option<Entry>| entry.as_ref().and_then(|entry| entry.data.clone());
         let changes = changes(data(&before).as_deref(), data(&after).as_deref());
         if self.format == Format::Json {
-            let side = |moment: Moment, entry: &Option<Entry>| serde_json::json!({ "as_of": moment.to_string(), "event": entry, "exists": entry.as_ref().is_some_and(|e| !e.is_delete()) });
-            return output::json(
-                &serde_json::json!({ "before": side(from, &before), "after": side(to, &after), "changes": changes }),
-            );
+            let side = |moment: Moment, event| Side { as_of: moment.to_string(), event };
+            let (before, after) = (side(from, before.as_ref()), side(to, after.as_ref()));
+            return output::json(&Differences { before, after, changes: &changes });
         }
         for (moment, entry) in [(from, &before), (to, &after)] {
             let what = entry.as_ref().map_or("not there yet".to_owned(), |entry| {
@@ -220,4 +241,18 @@ fn named(changes: &[Change]) -> String {
         text += &format!(" and {} more", changes.len() - NAMED);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_printed_with_every_digit() {
+        let changes = changes(Some(r#"{"n":1}"#), Some(r#"{"n":0.10000000000000000555}"#));
+        let side = || Side { as_of: "latest".to_owned(), event: None };
+        let text = serde_json::to_string(&Differences { before: side(), after: side(), changes: &changes }).unwrap();
+        assert!(text.contains(r#"{"member":"/n","before":1,"after":0.10000000000000000555}"#), "{text}");
+        assert_eq!(named(&changes), "/n");
+    }
 }

@@ -148,7 +148,7 @@ fn the_state_at_any_moment(hub: &Hub) {
     ]);
     assert_eq!(diff["changes"], expected);
     let gone = state(&["--diff", "2h", "latest"]);
-    assert_eq!((&gone["before"]["event"], &gone["after"]["exists"]), (&Value::Null, &json!(false)));
+    assert_eq!((&gone["before"]["event"], &gone["after"]["event"]["op"]), (&Value::Null, &json!("delete")));
     assert_eq!(state(&["--diff", "earliest", "latest"])["changes"][0]["member"], "/lines");
 
     let with = |more: &[&'static str]| [&of[..], more].concat();
