@@ -42,6 +42,7 @@ pub fn all() -> Vec<&'static SinkSpec> {
         &primal_sink_sql::POSTGRES,
         #[cfg(feature = "http")]
         &primal_sink_http::PROMETHEUS,
+        #[cfg(feature = "http")]
         &primal_sink_http::QDRANT,
         #[cfg(feature = "resp")]
         &primal_sink_resp::REDIS,
