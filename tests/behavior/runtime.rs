@@ -94,9 +94,13 @@ impl Bench {
             let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             process.spawn(worker.await.unwrap().run(CancellationToken::new()));
             // In the middle of its work: it has written something and is writing the next.
-            while self.positions().await == before && !self.is_level().await {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            let working = async {
+                while self.positions().await == before && !self.is_level().await {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let waited = tokio::time::timeout(self.store.patience, working).await;
+            waited.expect("the worker writes something in time");
             tokio::task::spawn_blocking(|| drop(process)).await.unwrap();
         }
     }
