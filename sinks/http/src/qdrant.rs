@@ -29,7 +29,7 @@ use primal_core::{
 use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
 use crate::client::{Answer, Body, Http, percent};
@@ -40,7 +40,7 @@ use point::{Held, Point};
 pub static QDRANT: SinkSpec = SinkSpec {
     name: "qdrant",
     family: "http",
-    summary: "Qdrant 1.16 and later",
+    summary: "Qdrant 1.16 and later, one node",
     capability: Capability {
         class: Class::Versioned,
         projections: &[Projection::Vector],
@@ -84,7 +84,7 @@ struct Config {
 /// Records in a page of a scan.
 const PAGE: usize = 500;
 
-/// The first version with `update_filter`. Those before it would write over whatever is there, and say nothing.
+/// The first version that documents `update_filter`. One that does not know it writes over whatever is there, in silence.
 const NEEDED: (u32, u32) = (1, 16);
 
 /// Bytes of points in a request, about: half of what the server takes.
@@ -232,7 +232,7 @@ impl Qdrant {
         let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
         if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < NEEDED {
             let message = format!(
-                "{} is Qdrant {version}, which does not compare versions (`update_filter`); expected {}.{} or later",
+                "{} is Qdrant {version}; expected {}.{} or later, where an upsert can compare versions",
                 self.http.address, NEEDED.0, NEEDED.1
             );
             return Err(SinkError::new(Fault::Misconfigured, message));
@@ -303,11 +303,11 @@ impl Qdrant {
     }
 
     /// Writes what an advancing batch leaves: all in one request, or as few as its size allows.
-    async fn upsert(&self, target: &Target, batch: &Batch<'_>, points: &[Box<RawValue>]) -> Result<(), SinkError> {
+    async fn upsert(&self, target: &Target, batch: &Batch<'_>, points: &[String]) -> Result<(), SinkError> {
         let highest = batch.events.iter().map(|event| event.version.0).max().unwrap_or(0);
         let path = points_path(&self.place(target), "?wait=true");
         for points in chunks(points, usize::MAX) {
-            let body = json!({ "points": points, "update_filter": up_to("lte", highest) }).to_string();
+            let body = upsert(&points.join(","), "lte", highest);
             self.update("writing to", Method::PUT, &path, &body).await.map_err(refused)?;
         }
         Ok(())
@@ -319,39 +319,35 @@ impl Qdrant {
         target: &Target,
         mode: Mode,
         chosen: &[Chosen<'_, '_>],
-        points: &[Box<RawValue>],
+        points: &[String],
     ) -> Result<(), SinkError> {
         let path = points_path(&self.place(target), "/batch?wait=true");
         let bound = if mode == Mode::Repair { "lte" } else { "lt" };
-        let operation = |(chosen, point): (&Chosen<'_, '_>, &Box<RawValue>)| {
-            let filter = up_to(bound, chosen.event.version.0);
-            raw(&json!({ "upsert": { "points": [point], "update_filter": filter } }))
+        let operation = |(chosen, point): (&Chosen<'_, '_>, &String)| {
+            format!(r#"{{"upsert":{}}}"#, upsert(point, bound, chosen.event.version.0))
         };
-        let operations: Vec<_> = chosen.iter().zip(points).map(operation).collect::<Result<_, _>>()?;
+        let operations: Vec<_> = chosen.iter().zip(points).map(operation).collect();
         for operations in chunks(&operations, MOST_OPERATIONS) {
-            let body = json!({ "operations": operations }).to_string();
+            let body = format!(r#"{{"operations":[{}]}}"#, operations.join(","));
             self.update("writing to", Method::POST, &path, &body).await.map_err(refused)?;
         }
         Ok(())
     }
 }
 
-/// A filter of points whose version is below a bound (`lt`, `lte`). Points that are not there are inserted regardless.
-fn up_to(bound: &str, version: u64) -> Json {
-    json!({ "must": [{ "key": "_version", "range": { bound: version } }] })
-}
-
-fn raw<T: serde::Serialize>(value: &T) -> Result<Box<RawValue>, SinkError> {
-    to_raw_value(value).map_err(|e| SinkError::new(Fault::Internal, "writing a point as JSON").because(e))
+/// An upsert of points that are not there, or whose version is below a bound (`lt`, `lte`).
+fn upsert(points: &str, bound: &str, version: u64) -> String {
+    let filter = json!({ "must": [{ "key": "_version", "range": { bound: version } }] });
+    format!(r#"{{"points":[{points}],"update_filter":{filter}}}"#)
 }
 
 /// Parts of a list that fit a request.
-fn chunks(items: &[Box<RawValue>], most: usize) -> Vec<&[Box<RawValue>]> {
+fn chunks(items: &[String], most: usize) -> Vec<&[String]> {
     let (mut parts, mut rest) = (Vec::new(), items);
     while !rest.is_empty() {
         let (mut count, mut bytes) = (0, 0);
         for item in rest.iter().take(most) {
-            bytes += item.get().len();
+            bytes += item.len();
             if count > 0 && bytes > MOST_BYTES {
                 break;
             }
@@ -471,7 +467,8 @@ impl Sink for Qdrant {
         };
         let chosen = batch.events.iter().zip(read).zip(&newer).filter(|(_, newer)| **newer).map(|(chosen, _)| chosen);
         let chosen = self.chosen(target, chosen).await?;
-        let point = |chosen: &Chosen<'_, '_>| raw(&Point::of(chosen.event, &chosen.vector, chosen.document.as_deref()));
+        let point =
+            |chosen: &Chosen<'_, '_>| Point::of(chosen.event, &chosen.vector, chosen.document.as_deref()).to_json();
         let points: Vec<_> = chosen.iter().map(point).collect::<Result<_, _>>()?;
         match batch.advance {
             Some(_) => self.upsert(target, batch, &points).await?,

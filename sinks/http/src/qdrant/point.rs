@@ -1,7 +1,7 @@
 //! A record as a point: its id, its payload, and what of a payload would not come back as it went.
 
 use primal_core::sink::{Content, Stored};
-use primal_core::{BatchEvent, Digest, Primal, Timestamp, Version};
+use primal_core::{BatchEvent, Digest, Fault, Primal, SinkError, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
@@ -74,6 +74,10 @@ impl<'a> Point<'a> {
             json,
         };
         Point { id: id(event.key), vector, payload }
+    }
+
+    pub(super) fn to_json(&self) -> Result<String, SinkError> {
+        serde_json::to_string(self).map_err(|e| SinkError::new(Fault::Internal, "writing a point as JSON").because(e))
     }
 }
 

@@ -203,12 +203,10 @@ impl Swap for Qdrant {
         }
         let plain = self.plain(&to.collection);
         let previous = previous_alias(&plain);
+        // An alias that is there is moved. The server keeps one after the other on its disk: after a crash in between the
+        // live generation is live still.
         let mut actions = Vec::new();
-        if found.previous.is_some() {
-            actions.push(hides(&previous));
-        }
         if found.shown.is_some() {
-            actions.push(hides(&plain));
             actions.push(shows(&self.place(&from), &previous));
         }
         actions.push(shows(&self.place(to), &plain));
