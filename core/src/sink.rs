@@ -110,7 +110,7 @@ pub struct Capability {
 /// One setting of a sink, for the generated reference.
 #[derive(Clone, Copy, Debug)]
 pub struct OptionSpec {
-    /// Its name in the config.
+    /// Its name in the config; `group.name` for one of a group.
     pub name: &'static str,
     /// Its default as written there; `None` when it must be given.
     pub default: Option<&'static str>,

@@ -127,7 +127,6 @@ const DOUBLES: &[Double] = &[
     double::<writing::DropsPoison>("vectors_agree_with_the_log_after_poison_and_workers_that_are_cut_off", "drops poison in silence"),
     double::<writing::PoisonIsInternal>("vectors_agree_with_the_log_after_poison_and_workers_that_are_cut_off", "calls poison an internal error"),
     double::<writing::AppliesHalf>("vectors_agree_with_the_log_after_poison_and_workers_that_are_cut_off", "applies half a batch"),
-    double::<writing::PositionFirst>("vectors_agree_with_the_log_after_poison_and_workers_that_are_cut_off", "moves the position first"),
     double::<writing::DropsPoison>("poison_is_set_aside_with_its_key_and_all_else_is_applied", "drops poison in silence"),
     double::<writing::PoisonIsInternal>("poison_is_set_aside_with_its_key_and_all_else_is_applied", "calls poison an internal error"),
     double::<writing::RefusesGaps>("records_that_are_no_events_become_dead_letters_and_the_sink_goes_on", "wants every offset"),
