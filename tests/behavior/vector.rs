@@ -73,12 +73,11 @@ async fn vectors_cut_anew_and_delivered_late_lose_to_what_is_newer(store: Store)
     let again = primal_core::Collection::new("again").unwrap();
     let again = Target { collection: again, ..target };
     store.sink.prepare(&again).await.unwrap();
-    store.sink.write(&again, &script.batch(VECTOR, 0..25)).await.unwrap();
-    for (expected, range) in [(None, 0..10), (Some(10), 10..40)] {
-        let end = Position(range.end as u64);
-        let batch = script.batch(VECTOR, range).advancing(expected.map(Position), end);
-        store.sink.write(&again, &batch).await.unwrap();
-    }
+    let first = states(&events[..25]);
+    store.sink.write(&again, &first.batch(VECTOR, 0..25)).await.unwrap();
+    store.sink.write(&again, &script.advancing(VECTOR, 0..10)).await.unwrap();
+    assert_holds(&*store.sink, &again, &first).await;
+    store.sink.write(&again, &script.advancing(VECTOR, 10..40)).await.unwrap();
     assert_holds(&*store.sink, &again, &script).await;
     Ok(())
 }
