@@ -20,8 +20,8 @@ use primal_core::batch::{Batch, Mode};
 use primal_core::mapping::{Embedded, Embedding, Vector};
 use primal_core::settings::Secret;
 use primal_core::sink::{
-    Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink, SinkSpec,
-    Stored, Swap, SwapKind, Target,
+    BUFFER, Builds, Capability, Class, Health, OptionSpec, Outcome, Page, Positions, Projection, Reader, Sink,
+    SinkSpec, Stored, Swap, SwapKind, Target,
 };
 use primal_core::{
     BatchEvent, Collection, Fault, Mapping, Rejected, Retry, Settings, SettingsError, SinkError, Version,
@@ -51,6 +51,7 @@ pub static QDRANT: SinkSpec = SinkSpec {
         max_batch: 2_000,
         // A request has at most 32 MB (service.max_request_size_mb), and holds some payloads twice.
         max_payload: 4 << 20,
+        buffer_bytes: BUFFER,
     },
     options: &[
         OptionSpec {
