@@ -235,7 +235,11 @@ impl Entity {
     /// What retention has dropped of its partitions, in words.
     async fn dropped(&self) -> Result<String, StateError> {
         let gone: Offset = self.parts(Moment::Latest).await?.iter().map(|part| part.from).sum();
-        Ok(if gone > 0 { format!(" ({gone} older events are gone by retention)") } else { String::new() })
+        Ok(if gone > 0 {
+            format!(" ({gone} older events of its partition are gone by retention)")
+        } else {
+            String::new()
+        })
     }
 
     fn names(&self) -> (String, String) {
