@@ -215,7 +215,7 @@ fn pair(
         let bare = runtime.block_on(by_hand(kafka, &topic, count, case.most, writer))?;
         let settings = (case.settings)(&address, round);
         let settings = format!("{settings}, projection: {}, collections: [{}]", case.projection, case.collection);
-        let ours = runtime.block_on(ours::deliver(kafka, &prefix, &collections, case.store, &settings, round))?;
+        let ours = runtime.block_on(ours::deliver(kafka, &prefix, &collections, case.store, &settings, round, bare))?;
         if round > 0 {
             pairs.bare(bare);
             pairs.ours(ours);
