@@ -1,5 +1,20 @@
-//! Proof that a store holds what the log says. So far: verification by key, version and digest.
+//! What the log says, and proof that a store holds it: the state of an entity at any moment, who changed what, what led to
+//! what, where an event stands in each store, and verification of a store by key, version and digest.
 
+mod diff;
+mod nearest;
+mod scan;
+mod standing;
+mod state;
+#[cfg(test)]
+mod testing;
+mod trace;
 mod verify;
 
+pub use diff::{Change, changes};
+pub use nearest::{Field, nearest};
+pub use scan::{Entry, Part, Scan, ScanError, Source, Span};
+pub use standing::{Fate, Question, Standing};
+pub use state::{AsOf, Entity, StateError, Versions};
+pub use trace::{Step, trace};
 pub use verify::{Difference, Report, Scope, VerifyError, verify};

@@ -78,7 +78,15 @@ fn main() -> Result<()> {
         for round in 0..bench.rounds {
             pairs.bare(bare::consume(&bootstrap, "ours0.flights", count, false)?);
             let store = format!("name: m{round}");
-            let ours = runtime.block_on(ours::deliver(&bootstrap, "ours0.", &flights, "memory", &store, round))?;
+            let ours = runtime.block_on(ours::deliver(
+                &bootstrap,
+                "ours0.",
+                &flights,
+                "memory",
+                &store,
+                round,
+                Duration::ZERO,
+            ))?;
             pairs.ours(ours);
             reading.ours(ours);
             reading.bare(bare::consume(&bootstrap, "ours0.flights", count, true)?);
@@ -92,7 +100,15 @@ fn main() -> Result<()> {
         for round in 0..bench.rounds {
             pairs.bare(runtime.block_on(bare::merge(&bootstrap, "ours0.flights", &database, round, count))?);
             let store = format!("url: \"{database}\", schema: bench{round}");
-            pairs.ours(runtime.block_on(ours::deliver(&bootstrap, "ours0.", &flights, "postgres", &store, round))?);
+            pairs.ours(runtime.block_on(ours::deliver(
+                &bootstrap,
+                "ours0.",
+                &flights,
+                "postgres",
+                &store,
+                round,
+                Duration::ZERO,
+            ))?);
         }
         pairs.tell(0.7);
     }

@@ -41,7 +41,7 @@ pub async fn publish(bootstrap: &str, prefix: &str, collections: &str, lines: &[
     Ok(started.elapsed())
 }
 
-/// Delivers everything to one sink by its worker.
+/// Delivers everything to one sink by its worker, which is not asked how far it is before `least` has passed.
 pub async fn deliver(
     bootstrap: &str,
     prefix: &str,
@@ -49,6 +49,7 @@ pub async fn deliver(
     kind: &str,
     settings: &str,
     round: usize,
+    least: Duration,
 ) -> Result<Duration> {
     let name = format!("{kind}{round}");
     let sinks = format!("{name}: {{ type: {kind}, {settings} }}");
@@ -61,6 +62,7 @@ pub async fn deliver(
     let shutdown = CancellationToken::new();
     let started = Instant::now();
     let running = tokio::spawn(worker.run(shutdown.clone()));
+    tokio::time::sleep(least).await;
     loop {
         let positions = sink.sink.positions(&target).await?;
         let level = |(p, end): (i32, i64)| positions.get(&p).map_or(0, |at| at.offset()) >= end;
@@ -68,7 +70,8 @@ pub async fn deliver(
             break;
         }
         ensure!(!running.is_finished(), "the worker ended early");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // Asking is work for the store too (a search engine refreshes): seldom, and within a twentieth of the time.
+        tokio::time::sleep((started.elapsed() / 20).max(Duration::from_millis(5))).await;
     }
     let elapsed = started.elapsed();
     shutdown.cancel();

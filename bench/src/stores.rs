@@ -16,7 +16,7 @@ use crate::{Pairs, ours, say};
 struct Case {
     store: &'static str,
     server: &'static str,
-    /// `flights` or `points`.
+    /// `flights`, `points` or `vectors`.
     collection: &'static str,
     projection: &'static str,
     /// Events of a bulk call, as many as the sink sends.
@@ -99,6 +99,16 @@ const CASES: &[Case] = &[
         writer: |url, round| Ok(Arc::new(writers::Prometheus::new(http(), url, round))),
     },
     Case {
+        store: "qdrant",
+        server: "qdrant",
+        collection: "vectors",
+        projection: "vector",
+        most: 2_000,
+        count: 20_000,
+        settings: |url, round| format!("url: \"{url}\", api_key: primalcore, prefix: ours{round}-"),
+        writer: |url, round| Ok(Arc::new(writers::Qdrant::new(http(), url, round))),
+    },
+    Case {
         store: "redis",
         server: "redis",
         collection: "flights",
@@ -158,6 +168,19 @@ fn points(count: usize) -> Vec<u8> {
     lines.into_bytes()
 }
 
+/// Vectors of 64 dimensions.
+fn vectors(count: usize) -> Vec<u8> {
+    let mut lines = String::new();
+    for i in 0..count {
+        let vector: Vec<f64> = (0..64).map(|d| ((i * 31 + d * 17) % 1_000) as f64 / 1_000.0 + 0.001).collect();
+        lines += &format!(
+            "{{\"collection\":\"vectors\",\"key\":\"v{i}\",\"type\":\"made\",\"time\":\"2013-01-01T05:00:00Z\",\
+             \"data\":{{\"title\":\"number {i}\",\"v\":{vector:?}}}}}\n"
+        );
+    }
+    lines.into_bytes()
+}
+
 fn pair(
     runtime: &tokio::runtime::Runtime,
     kafka: &str,
@@ -168,6 +191,7 @@ fn pair(
 ) -> Result<()> {
     let lines = match case.collection {
         "points" => points(case.count),
+        "vectors" => vectors(case.count),
         _ => first(lines, case.count),
     };
     let count = lines.iter().filter(|byte| **byte == b'\n').count();
@@ -176,7 +200,8 @@ fn pair(
     let collections = format!(
         "airports: {{ partitions: 1 }}, flights: {{ partitions: {PARTITIONS}, graph: {{ edges: [\
          {{ field: origin, to: airports, type: DEPARTS_FROM }}, {{ field: dest, to: airports, type: ARRIVES_AT }}] }} }}, \
-         points: {{ partitions: {PARTITIONS}, {schema}, series: {{ time: at, tags: [host], fields: [cpu, ok] }} }}"
+         points: {{ partitions: {PARTITIONS}, {schema}, series: {{ time: at, tags: [host], fields: [cpu, ok] }} }}, \
+         vectors: {{ partitions: {PARTITIONS}, vector: {{ field: v, size: 64 }} }}"
     );
     runtime.block_on(ours::publish(kafka, &prefix, &collections, &lines))?;
     let server = (!case.server.is_empty()).then(|| Server::start(case.server));
@@ -190,15 +215,17 @@ fn pair(
         let bare = runtime.block_on(by_hand(kafka, &topic, count, case.most, writer))?;
         let settings = (case.settings)(&address, round);
         let settings = format!("{settings}, projection: {}, collections: [{}]", case.projection, case.collection);
-        let ours = runtime.block_on(ours::deliver(kafka, &prefix, &collections, case.store, &settings, round))?;
+        let ours = runtime.block_on(ours::deliver(kafka, &prefix, &collections, case.store, &settings, round, bare))?;
         if round > 0 {
             pairs.bare(bare);
             pairs.ours(ours);
         }
     }
     pairs.tell(0.7);
-    if case.store == "mongodb" {
-        say("  (FerretDB, one command at a time)");
+    match case.store {
+        "mongodb" => say("  (FerretDB, one command at a time)"),
+        "qdrant" => say("  (its engine behind a front of the tests, one command at a time)"),
+        _ => {}
     }
     Ok(())
 }

@@ -370,6 +370,52 @@ impl Writer for Neo4j {
     }
 }
 
+pub struct Qdrant {
+    client: Client,
+    url: String,
+}
+
+impl Qdrant {
+    pub fn new(client: Client, url: &str, round: usize) -> Self {
+        Qdrant { client, url: format!("{}/collections/hand{round}", url.trim_end_matches('/')) }
+    }
+
+    fn put(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client.put(format!("{}{path}", self.url)).header("api-key", "primalcore")
+    }
+}
+
+#[async_trait]
+impl Writer for Qdrant {
+    async fn prepare(&self) -> Result<()> {
+        let create = json!({ "vectors": { "size": 64, "distance": "Cosine" } });
+        post(self.put("").json(&create)).await?;
+        for (name, schema) in [("_key", "keyword"), ("_version", "integer"), ("_deleted", "bool")] {
+            let index = json!({ "field_name": name, "field_schema": schema });
+            post(self.put("/index?wait=true").json(&index)).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, rows: Vec<Row>) -> Result<()> {
+        let (mut points, mut highest) = (Vec::with_capacity(rows.len()), 0);
+        for (key, version, data) in rows {
+            let mut data: serde_json::Map<String, Value> = serde_json::from_str(&data)?;
+            let vector = data.remove("v").context("no vector")?;
+            let number: u64 = key.trim_start_matches('v').parse()?;
+            highest = highest.max(version);
+            let payload = json!({
+                "_key": key, "_version": version, "_deleted": false, "_event_id": ID, "_time": TIME,
+                "_alpha": 0.55, "_lambda": 0.115, "_k": 1.47, "data": data,
+            });
+            points.push(json!({ "id": number, "vector": vector, "payload": payload }));
+        }
+        let filter = json!({ "must": [{ "key": "_version", "range": { "lte": highest } }] });
+        let body = json!({ "points": points, "update_filter": filter });
+        post(self.put("/points?wait=true").json(&body)).await.map(drop)
+    }
+}
+
 pub struct Redis {
     client: redis::Client,
     script: redis::Script,

@@ -10,6 +10,7 @@ mod publish;
 mod replay_command;
 mod run;
 mod sinks;
+mod state;
 mod status;
 mod topics;
 
@@ -19,7 +20,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use primal_core::{Env, SettingsError};
+use primal_audit::ScanError;
+use primal_core::{Env, LogError, Moment, SettingsError};
 use primal_hub::{Config, Hub, HubError};
 use primal_replay::ReplayError;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +74,18 @@ impl From<HubError> for Failure {
     }
 }
 
+impl From<ScanError> for Failure {
+    fn from(error: ScanError) -> Self {
+        HubError::from(error).into()
+    }
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        Failure::failed(error)
+    }
+}
+
 impl From<ReplayError> for Failure {
     fn from(error: ReplayError) -> Self {
         let code = match &error {
@@ -110,8 +124,10 @@ enum Command {
     Status(status::Status),
     /// The stores that this program knows
     Sinks(sinks::Sinks),
-    /// Prove that a store holds what the log says
+    /// Who wrote what, what led to what, where an event stands, and proof that a store holds what the log says
     Audit(audit::Audit),
+    /// The state of one entity as the log says it: now, at any moment, all its versions, or what changed
+    State(state::State),
     /// Rebuild or repair a store from the log
     Replay(replay_command::Replay),
     /// Dead letters: what a sink refused, and trying it again
@@ -138,6 +154,11 @@ impl ConfigFile {
     }
 }
 
+/// Reads a moment of the past, for arguments.
+pub(crate) fn past(text: &str) -> Result<Moment, String> {
+    Moment::parse_past(text, Env::system().now())
+}
+
 /// The `primalcore` program.
 pub fn primalcore() -> ExitCode {
     let cli = Cli::parse();
@@ -152,6 +173,7 @@ pub fn primalcore() -> ExitCode {
             Command::Status(command) => command.run().await,
             Command::Sinks(command) => command.run(),
             Command::Audit(command) => command.run().await,
+            Command::State(command) => command.run().await,
             Command::Replay(command) => command.run().await,
             Command::Dlq(command) => command.run().await,
             Command::Topics(command) => command.run().await,

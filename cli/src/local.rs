@@ -145,6 +145,7 @@ impl Quickstart {
             "\nTry next (the hub's config is {config}):\n\
              \n  sqlite3 {data} \"select data->>'dest', count(*) from flights group by 1 order by 2 desc limit 5\"\
              \n  curl -X PUT http://{address}/v1/collections/flights/entities/UA1545-EWR-2013-01-01T10 -d '{{\"status\":\"diverted\"}}'\
+             \n  primalcore state -c {config} --collection flights --key UA1545-EWR-2013-01-01T10 --history\
              \n  primalcore status -c {config}\
              \n  replay -c {config} --sink file --from earliest --execute\
              \n  primalcore audit verify -c {config} --sink file"

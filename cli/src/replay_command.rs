@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use primal_core::Env;
 use primal_replay::{At, Mode, Plan, Rebuilt, ReplayError, Request};
 use primal_runtime::Feed;
 
@@ -17,11 +18,11 @@ pub(crate) struct Replay {
     /// The sink's name in the config
     #[arg(long, value_name = "NAME")]
     sink: String,
-    /// Where to begin: earliest, now, a date, RFC 3339, or offset:PARTITION:OFFSET
-    #[arg(long, value_name = "T", required_unless_present = "rollback")]
+    /// Where to begin: earliest, now, a date, RFC 3339, how long ago (2h), or offset:PARTITION:OFFSET
+    #[arg(long, value_name = "T", value_parser = at, required_unless_present = "rollback")]
     from: Option<At>,
     /// Where to end; the present end when absent
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = at)]
     to: Option<At>,
     /// Only this collection; all of the sink's when absent
     #[arg(long, value_name = "NAME")]
@@ -55,6 +56,10 @@ enum ModeName {
     Shadow,
     /// Write in place; newer records stay
     Repair,
+}
+
+fn at(text: &str) -> Result<At, String> {
+    At::parse(text, Env::system().now())
 }
 
 impl Replay {

@@ -4,10 +4,12 @@
 //! epoch) and when its partition count changes (what comes after the change belongs to it), because in both cases plain
 //! offsets of one key no longer grow.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::log::partition_of;
 use crate::{Offset, Partition};
 
 const OFFSET_BITS: u32 = 40;
@@ -138,6 +140,11 @@ impl Epochs {
         Epochs(lives)
     }
 
+    /// The partitions that may hold a key's events: one, and more where the partition count was changed.
+    pub fn partitions_of(&self, key: &str) -> BTreeSet<Partition> {
+        self.0.iter().map(|life| partition_of(key.as_bytes(), life.from.len() as u32)).collect()
+    }
+
     /// The epoch that an offset of a partition belongs to.
     pub fn at(&self, partition: Partition, offset: Offset) -> u64 {
         let index = usize::try_from(partition).unwrap_or(usize::MAX);
@@ -188,5 +195,16 @@ mod tests {
         assert_eq!((Version::new(3, 41).epoch(), Version::new(3, 41).offset()), (3, 41));
         assert!(Version::new(8191, (1 << 40) - 2).0 < 1 << 53);
         assert_eq!(Position::new(2, 9).to_string(), "9@e2");
+    }
+
+    #[test]
+    fn a_key_may_be_where_any_life_has_put_it() {
+        // murmur2("21") & 0x7fffffff = 1173551340: 0 of 2, 0 of 4, 3 of 7.
+        let first = Epochs::first(2);
+        assert_eq!(first.partitions_of("21"), BTreeSet::from([0]));
+        assert_eq!(first.extended(&[5, 5, 0, 0]).partitions_of("21"), BTreeSet::from([0]));
+        let wider = first.extended(&[5, 5, 0, 0, 0, 0, 0]);
+        assert_eq!(wider.partitions_of("21"), BTreeSet::from([0, 1173551340 % 7]));
+        assert_eq!(wider.renewed(2).partitions_of("21"), BTreeSet::from([0]), "the old lives are gone");
     }
 }

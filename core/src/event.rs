@@ -1,6 +1,8 @@
 //! The event: what a service publishes, and its form on the log, which is CloudEvents 1.0 in Kafka's binary content mode
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md>).
 
+use serde::Serialize;
+
 use crate::header::{self, Headers};
 use crate::name::check_key;
 use crate::record::{NewRecord, RecordRef};
@@ -10,7 +12,8 @@ use crate::{Collection, Primal, Timestamp};
 pub const MAX_ID_BYTES: usize = 256;
 
 /// What an event does to its entity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Op {
     /// The entity's whole new state.
     Put,

@@ -20,6 +20,12 @@ pub const DATA_SCHEMA: &str = "ce_dataschema";
 pub const OP: &str = "ce_op";
 /// The Primal Logic parameters, where they differ from the standard ones.
 pub const PRIMAL: &str = "ce_primal";
+/// What belongs together: all that one request or process led to carries the same.
+pub const CORRELATION: &str = "ce_correlationid";
+/// The id of the event that led to this one.
+pub const CAUSATION: &str = "ce_causationid";
+/// Who did it.
+pub const ACTOR: &str = "ce_actor";
 /// The media type of the value; absent means JSON.
 pub const CONTENT_TYPE: &str = "content-type";
 
@@ -33,10 +39,10 @@ const NAMES: &[&str] = &[
     DATA_SCHEMA,
     OP,
     PRIMAL,
-    "ce_correlationid",
-    "ce_causationid",
+    CORRELATION,
+    CAUSATION,
     "ce_traceparent",
-    "ce_actor",
+    ACTOR,
     CONTENT_TYPE,
 ];
 

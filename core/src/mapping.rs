@@ -1,9 +1,13 @@
 //! How payloads of a collection are read where they are more than a document: as points of a series, as nodes and edges
 //! of a graph, as vectors. It belongs to the collection, so that all stores of a kind show it the same way.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::table::{Cell, Kind, Table};
@@ -138,6 +142,114 @@ pub enum VectorSource {
     Text(Vec<String>),
 }
 
+/// A payload as a vector store keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedded<'a> {
+    /// What becomes the vector.
+    pub vector: Embedding,
+    /// What stands beside it: the payload, without the member that holds the vector.
+    pub document: Cow<'a, str>,
+}
+
+/// What becomes a vector.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Embedding {
+    /// The vector itself.
+    Vector(Vec<f32>),
+    /// Text that somebody has to embed.
+    Text(String),
+}
+
+impl Vector {
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// Which member does not fit, for the dead letter.
+    pub fn read<'a>(&self, data: &'a str) -> Result<Embedded<'a>, String> {
+        let members: Members<'_> =
+            serde_json::from_str(data).map_err(|e| format!("the payload is not a JSON object: {e}"))?;
+        match &self.source {
+            VectorSource::Field(name) => {
+                let vector = Embedding::Vector(self.numbers(name, members.get(name))?);
+                Ok(Embedded { vector, document: members.without(name).into() })
+            }
+            VectorSource::Text(names) => {
+                let texts: Vec<String> =
+                    names.iter().map(|name| text(name, members.get(name))).collect::<Result<_, _>>()?;
+                let texts: Vec<String> = texts.into_iter().filter(|text| !text.is_empty()).collect();
+                if texts.is_empty() {
+                    return Err(format!("none of the members {names:?} has a text to embed"));
+                }
+                Ok(Embedded { vector: Embedding::Text(texts.join("\n")), document: data.into() })
+            }
+        }
+    }
+
+    fn numbers(&self, name: &str, raw: Option<&str>) -> Result<Vec<f32>, String> {
+        let raw = raw.ok_or_else(|| format!("the member {name:?}, the vector, is missing"))?;
+        let numbers: Vec<f64> = serde_json::from_str(raw)
+            .map_err(|e| format!("the member {name:?}, the vector, is no list of numbers: {e}"))?;
+        if numbers.len() != self.size {
+            return Err(format!("the vector {name:?} has {} dimensions, expected {}", numbers.len(), self.size));
+        }
+        let single: Vec<f32> = numbers.iter().map(|number| *number as f32).collect();
+        match numbers.iter().zip(&single).find(|(_, single)| !single.is_finite()) {
+            Some((number, _)) => Err(format!("the vector {name:?} holds {number:e}, too large for 32 bits")),
+            None => Ok(single),
+        }
+    }
+}
+
+/// A member as text to embed: a text as it is, another plain value as it is written; null and absent are nothing.
+fn text(name: &str, raw: Option<&str>) -> Result<String, String> {
+    match raw.unwrap_or("null") {
+        "null" => Ok(String::new()),
+        raw if raw.starts_with(['{', '[']) => Err(format!("the member {name:?}, a text to embed, is no plain value")),
+        raw if raw.starts_with('"') => serde_json::from_str(raw).map_err(|e| format!("{name:?}: {e}")),
+        raw => Ok(raw.to_owned()),
+    }
+}
+
+/// The members of an object in their order, values as they are written.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl Members<'_> {
+    /// The last of that name, as every reader of JSON takes it.
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(known, _)| known == name).map(|(_, raw)| raw.get())
+    }
+
+    /// The object without a member.
+    fn without(&self, name: &str) -> String {
+        let rest = self.0.iter().filter(|(known, _)| known != name);
+        let members: Vec<_> =
+            rest.map(|(name, raw)| format!("{}:{}", serde_json::Value::from(&**name), raw.get())).collect();
+        format!("{{{}}}", members.join(","))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Object).map(Members)
+    }
+}
+
 /// How nearness of vectors is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -195,6 +307,47 @@ mod tests {
             let error = series().point(data, Timestamp(0)).unwrap_err();
             assert!(error.contains(part), "{data}: {error}");
         }
+    }
+
+    fn vector(source: VectorSource) -> Vector {
+        Vector { source, size: 2, distance: Distance::Cosine }
+    }
+
+    #[test]
+    fn a_vector_is_a_member_and_what_is_left_is_as_it_was_written() {
+        let of = vector(VectorSource::Field("v".into()));
+        let read = of.read(r#" { "a" : 1.50, "v":[9], "v" : [1, -2.5e0], "\u0062":{"v":[ 1E5 ]} } "#).unwrap();
+        assert_eq!(read.vector, Embedding::Vector(vec![1.0, -2.5]));
+        assert_eq!(read.document, r#"{"a":1.50,"b":{"v":[ 1E5 ]}}"#);
+        assert_eq!(of.read(r#"{"v":[0,0]}"#).unwrap().document, "{}");
+    }
+
+    #[test]
+    fn what_is_no_vector_is_said() {
+        for (data, part) in [
+            (r#"{"a":1}"#, "\"v\", the vector, is missing"),
+            (r#"{"v":null}"#, "is no list of numbers"),
+            (r#"{"v":[1,"2"]}"#, "is no list of numbers"),
+            (r#"{"v":[1]}"#, "has 1 dimensions, expected 2"),
+            (r#"{"v":[1,2,3]}"#, "has 3 dimensions, expected 2"),
+            (r#"{"v":[1,1e39]}"#, "holds 1e39"),
+            (r#"{"v":[1,1e999]}"#, "is no list of numbers"),
+            ("[]", "is not a JSON object"),
+        ] {
+            let error = vector(VectorSource::Field("v".into())).read(data).unwrap_err();
+            assert!(error.contains(part), "{data}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_text_to_embed_is_its_members_in_lines() {
+        let of = vector(VectorSource::Text(vec!["title".into(), "n".into(), "body".into()]));
+        let data = r#"{"body":"b\nc","title":"é","n":7}"#;
+        let read = of.read(data).unwrap();
+        assert_eq!((read.vector, &*read.document), (Embedding::Text("é\n7\nb\nc".into()), data));
+        assert_eq!(of.read(r#"{"body":"b","n":null}"#).unwrap().vector, Embedding::Text("b".into()));
+        assert!(of.read(r#"{"title":""}"#).unwrap_err().contains("has a text to embed"));
+        assert!(of.read(r#"{"title":["t"]}"#).unwrap_err().contains("\"title\", a text to embed, is no plain value"));
     }
 
     #[test]

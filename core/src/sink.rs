@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::batch::{Batch, BatchEvent, Mode};
 use crate::epoch::{Position, Version};
 use crate::error::SinkError;
-use crate::mapping::{Mapping, Point};
+use crate::mapping::{Embedded, Mapping, Point};
 use crate::settings::{Settings, SettingsError};
 use crate::table::{self, Cell, Table};
 use crate::{Collection, Digest, Partition, Primal, Timestamp};
@@ -116,7 +116,7 @@ pub const BUFFER: usize = 8 << 20;
 /// One setting of a sink, for the generated reference.
 #[derive(Clone, Copy, Debug)]
 pub struct OptionSpec {
-    /// Its name in the config.
+    /// Its name in the config; `group.name` for one of a group.
     pub name: &'static str,
     /// Its default as written there; `None` when it must be given.
     pub default: Option<&'static str>,
@@ -223,7 +223,34 @@ impl Target {
     pub fn digest(&self, data: &str) -> Result<Digest, String> {
         match self.columns() {
             Some(table) => table.cells(data).map(|cells| table::digest(&cells)),
-            None => Ok(Digest::of_json(data)),
+            None => self.document(data).map(|document| Digest::of_json(&document)),
+        }
+    }
+
+    /// The document that is kept of a payload: all of it, but for the member that is kept as a vector.
+    ///
+    /// # Errors
+    /// The payload cannot be stored here at all.
+    pub fn document<'a>(&self, data: &'a str) -> Result<Cow<'a, str>, String> {
+        match self.projection {
+            Projection::Vector => self.read_vector(data).map(|embedded| embedded.document),
+            _ => Ok(data.into()),
+        }
+    }
+
+    /// The vector that an event is, and its document.
+    ///
+    /// # Errors
+    /// The event is rejected: its payload gives no vector of this collection.
+    pub fn embedded<'a>(&self, event: &BatchEvent<'a>) -> Result<Embedded<'a>, SinkError> {
+        let read = event.data.ok_or_else(|| "a delete is no vector".to_owned()).and_then(|data| self.read_vector(data));
+        read.map_err(|reason| SinkError::rejected(event.record().offset, reason))
+    }
+
+    fn read_vector<'a>(&self, data: &'a str) -> Result<Embedded<'a>, String> {
+        match &*self.mapping {
+            Mapping::Vector(vector) => vector.read(data),
+            _ => Err("this collection has no `vector`".to_owned()),
         }
     }
 

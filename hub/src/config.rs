@@ -258,7 +258,8 @@ fn sink(
     check_name("sink", name).map_err(|message| settings.error(message))?;
     let common: Common = settings.read()?;
     let spec = primal_registry::find(&common.kind).map_err(|message| settings.error(message))?;
-    let known: Vec<&str> = COMMON.iter().copied().chain(spec.options.iter().map(|option| option.name)).collect();
+    let options = spec.options.iter().filter_map(|option| option.name.split('.').next());
+    let known: Vec<&str> = COMMON.iter().copied().chain(options).collect();
     for (field, value) in settings.members()? {
         if !known.contains(&field.as_str()) {
             return Err(value.error(format!("unknown field `{field}`{}", hint(&field, known.iter().copied()))));
@@ -345,6 +346,33 @@ sinks:
         ];
         assert_eq!(sinks, expected);
         assert_eq!(config.sinks[1].collections.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_documented_vectors_are_accepted() {
+        let text = "\
+log: { embedded: { path: a.db } }
+collections:
+  articles:
+    vector: { text: [title, body], size: 1536, distance: cosine }
+  faces:
+    vector: { field: embedding, size: 512 }
+sinks:
+  search:
+    type: qdrant
+    url: \"http://127.0.0.1:6333\"
+    api_key: \"${QDRANT_API_KEY}\"
+    collections: [articles, faces]
+    embedding: { url: \"https://api.openai.com/v1\", model: text-embedding-3-small, key: \"${OPENAI_API_KEY}\" }
+";
+        let read = |text: &str| Config::parse("hub.yaml", text, &|_| Some("key".to_owned()));
+        let config = read(text).unwrap();
+        assert_eq!((config.sinks[0].projection, config.sinks[0].collections.len()), (Projection::Vector, 2));
+        let error = |text: &str| read(text).err().unwrap().to_string();
+        let slip = error(&text.replace("model:", "modell:"));
+        assert_eq!(slip, "hub.yaml:13: sinks.search.embedding: unknown field `modell`, did you mean `model`?");
+        let bare = error(&text.replace("    vector: { field: embedding, size: 512 }\n", "    partitions: 1\n"));
+        assert!(bare.ends_with("set collections.faces.vector"), "{bare}");
     }
 
     #[tokio::test]

@@ -106,7 +106,7 @@ impl Hub {
         Producer::new(self.log.clone(), published.collect(), options, self.env.clone())
     }
 
-    fn epochs(&self, collection: &Collection) -> Result<Arc<Epochs>, String> {
+    pub(crate) fn epochs(&self, collection: &Collection) -> Result<Arc<Epochs>, String> {
         let unknown = || Err(format!("collection {collection} is not in the log"));
         self.lives.get(collection).cloned().unwrap_or_else(unknown)
     }

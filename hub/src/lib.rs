@@ -1,6 +1,7 @@
 //! The hub assembled: from a config file to a log, a producer, a gateway, workers, verification and replay. Everything
 //! that the command line does goes through here, and so do the tests.
 
+mod audit;
 mod config;
 mod files;
 mod hub;

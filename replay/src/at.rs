@@ -1,9 +1,8 @@
-//! Moments as an operator writes them: `earliest`, `now`, a date, RFC 3339, or a place in the log.
+//! The bounds of a replay as an operator writes them: a moment, or a place in the log.
 
 use std::fmt;
-use std::str::FromStr;
 
-use primal_core::{Offset, Partition, Timestamp};
+use primal_core::{Moment, Offset, Partition, Timestamp};
 
 /// A bound of a replay. Times mean recorded time: when the log took the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,15 +17,12 @@ pub enum At {
     Offset(Partition, Offset),
 }
 
-impl FromStr for At {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "earliest" => return Ok(At::Earliest),
-            "now" => return Ok(At::Now),
-            _ => {}
-        }
+impl At {
+    /// Reads what an operator wrote; `now` is what `2h` (two hours ago) counts from.
+    ///
+    /// # Errors
+    /// A message that says what is expected.
+    pub fn parse(text: &str, now: Timestamp) -> Result<Self, String> {
         if let Some(place) = text.strip_prefix("offset:") {
             let wrong = || format!("{text:?} is not `offset:PARTITION:OFFSET`, such as `offset:0:1200`");
             let (partition, offset) = place.split_once(':').ok_or_else(wrong)?;
@@ -34,19 +30,12 @@ impl FromStr for At {
             let offset: Offset = offset.parse().ok().filter(|o| *o >= 0).ok_or_else(wrong)?;
             return Ok(At::Offset(partition, offset));
         }
-        if let Some(moment) = Timestamp::parse_rfc3339(text) {
-            return Ok(At::Time(moment));
+        match Moment::parse(text, now) {
+            Ok(Moment::Earliest) => Ok(At::Earliest),
+            Ok(Moment::Latest) => Ok(At::Now),
+            Ok(Moment::Time(moment)) => Ok(At::Time(moment)),
+            Err(error) => Err(format!("{error}, or a place (offset:PARTITION:OFFSET)")),
         }
-        // Without a zone it is UTC.
-        if let Ok(moment) = text.parse::<jiff::civil::DateTime>()
-            && let Ok(moment) = jiff::tz::Offset::UTC.to_timestamp(moment)
-        {
-            return Ok(At::Time(Timestamp(moment.as_microsecond())));
-        }
-        Err(format!(
-            "{text:?} is no moment; expected `earliest`, `now`, a date (2013-06-01), a time (2013-06-01T12:00:00Z, \
-             UTC without a zone) or `offset:PARTITION:OFFSET`"
-        ))
     }
 }
 
@@ -67,15 +56,16 @@ mod tests {
 
     #[test]
     fn all_forms_are_read_and_written_back() {
+        let now = Timestamp::parse_rfc3339("2013-06-01T14:00:00Z").unwrap();
         for text in ["earliest", "now", "offset:3:1200", "2013-06-01T12:00:00Z"] {
-            assert_eq!(text.parse::<At>().unwrap().to_string(), text);
+            assert_eq!(At::parse(text, now).unwrap().to_string(), text);
         }
-        let midnight: At = "2013-06-01T00:00:00Z".parse().unwrap();
-        assert_eq!("2013-06-01".parse::<At>().unwrap(), midnight);
-        assert_eq!("2013-06-01T02:00:00+02:00".parse::<At>().unwrap(), midnight);
-        assert_eq!("2013-06-01T00:00".parse::<At>().unwrap(), midnight);
+        let noon = At::parse("2013-06-01T12:00:00Z", now);
+        for text in ["2013-06-01T14:00:00+02:00", "2013-06-01T12:00", "2h"] {
+            assert_eq!(At::parse(text, now), noon, "{text}");
+        }
         for bad in ["", "yesterday", "offset:1", "offset:-1:2", "offset:a:b", "2013-13-01", "1370044800"] {
-            assert!(bad.parse::<At>().is_err(), "{bad}");
+            assert!(At::parse(bad, now).is_err(), "{bad}");
         }
     }
 }

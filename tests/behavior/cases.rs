@@ -248,6 +248,7 @@ async fn a_store_that_is_down_says_so_soon(store: Store) -> Verdict {
         "clickhouse" | "elasticsearch" | "opensearch" | "prometheus" => {
             settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned())])
         }
+        "qdrant" => settings(&[("url", "http://127.0.0.1:1".to_owned()), ("api_key", "hunter2".to_owned())]),
         "influxdb" => settings(&[("url", "http://me:hunter2@127.0.0.1:1".to_owned()), ("database", "db".to_owned())]),
         "postgres" | "timescaledb" => settings(&[("url", "postgres://me:hunter2@127.0.0.1:1/db".to_owned())]),
         "redis" => settings(&[("url", "redis://me:hunter2@127.0.0.1:1/".to_owned())]),
@@ -272,11 +273,15 @@ async fn wrong_credentials_are_called_that(store: Store) -> Verdict {
         "mongodb" => server("ferretdb").await.replace("//", "//nobody:hunter2@"),
         "neo4j" => server("neo4j").await.replace("//neo4j:primalcore@", "//nobody:hunter2@"),
         "influxdb" => server("influxdb").await.replace("//hub:primalcore@", "//nobody:hunter2@"),
+        "qdrant" => server("qdrant").await,
         _ => return Err(Lacks("credentials")),
     };
     let mut pairs = vec![("url", wrong)];
     if store.spec.name == "influxdb" {
         pairs.push(("database", "db".to_owned()));
+    }
+    if store.spec.name == "qdrant" {
+        pairs.push(("api_key", "hunter2".to_owned()));
     }
     let sink = (store.spec.build)(&settings(&pairs)).unwrap();
     let error = sink.check().await.unwrap_err();

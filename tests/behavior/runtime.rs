@@ -20,7 +20,7 @@ use crate::stores::{Store, table};
 
 pub struct Bench {
     store: Store,
-    log: Arc<dyn EventLog>,
+    pub log: Arc<dyn EventLog>,
     feed: Feed,
     count: std::sync::atomic::AtomicU32,
     _folder: tempfile::TempDir,
@@ -35,7 +35,7 @@ impl Bench {
         let epochs =
             lives::open(&*log, &[(collection.clone(), 2)]).await.unwrap().remove(&collection).unwrap().unwrap();
         let table = (projection == Projection::Table).then(|| Arc::new(table()));
-        let mapping = if projection == Projection::Series { store.series() } else { Arc::default() };
+        let mapping = store.mapping(projection);
         let feed = Feed { collection, epochs: Arc::new(epochs), projection, table, mapping };
         Bench { store, log, feed, count: 0.into(), _folder: folder }
     }
@@ -81,6 +81,28 @@ impl Bench {
         shutdown.cancel();
         running.await.unwrap().unwrap();
         waited.expect("the worker catches up in time");
+    }
+
+    /// Runs workers in small batches, each cut off in the middle of its work.
+    pub async fn cut_off(&self, times: usize) {
+        for _ in 0..times {
+            let (sink, log, before) = (self.store.again(), self.log.clone(), self.positions().await);
+            let options = Options { batch_events: Some(7), ..Options::default() };
+            let feeds = vec![self.feed.clone()];
+            let worker = Worker::new("sink", "test", self.store.spec, sink, log, feeds, options, Env::system());
+            // With a runtime of its own everything that it does ends at once, as with its process.
+            let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            process.spawn(worker.await.unwrap().run(CancellationToken::new()));
+            // In the middle of its work: it has written something and is writing the next.
+            let working = async {
+                while self.positions().await == before && !self.is_level().await {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let waited = tokio::time::timeout(self.store.patience, working).await;
+            waited.expect("the worker writes something in time");
+            tokio::task::spawn_blocking(|| drop(process)).await.unwrap();
+        }
     }
 
     async fn positions(&self) -> Positions {
@@ -175,20 +197,7 @@ async fn small_batches_and_a_worker_cut_off_at_any_time_leave_the_same_store(sto
             .map(|(i, (key, data))| (key.as_str(), (i % 11 != 10).then_some(data.as_str())))
             .collect();
         bench.publish(&events).await;
-        for _ in 0..5 {
-            let (sink, log, before) = (bench.store.again(), bench.log.clone(), bench.positions().await);
-            let options = Options { batch_events: Some(7), ..Options::default() };
-            let feeds = vec![bench.feed.clone()];
-            let worker = Worker::new("sink", "test", bench.store.spec, sink, log, feeds, options, Env::system());
-            // With a runtime of its own everything that it does ends at once, as with its process.
-            let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            process.spawn(worker.await.unwrap().run(CancellationToken::new()));
-            // In the middle of its work: it has written something and is writing the next.
-            while bench.positions().await == before && !bench.is_level().await {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            tokio::task::spawn_blocking(|| drop(process)).await.unwrap();
-        }
+        bench.cut_off(5).await;
         bench.run(Options { batch_events: Some(7), ..Options::default() }).await;
         let report = bench.verify().await;
         assert!(report.is_clean(), "{report:?}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use primal_core::mapping::Series;
+use primal_core::mapping::{Distance, Series, Vector, VectorSource};
 use primal_core::settings::{Node, Settings, Value};
 use primal_core::sink::{Build, Projection, SinkSpec, Target};
 use primal_core::table::{Column, Kind, Table};
@@ -38,6 +38,11 @@ impl Store {
             "sqlite" => vec![("path", folder.path().join("hub.sqlite").display().to_string())],
             "influxdb" => vec![("url", server("influxdb").await), ("database", namespace)],
             "prometheus" => vec![("url", server("prometheus").await), ("prefix", format!("{namespace}_"))],
+            "qdrant" => vec![
+                ("url", server("qdrant").await),
+                ("api_key", "primalcore".to_owned()),
+                ("prefix", format!("{namespace}-")),
+            ],
             "clickhouse" => vec![("url", server("clickhouse_engine").await), ("database", namespace)],
             name @ ("elasticsearch" | "opensearch") => {
                 vec![("url", server(name).await), ("prefix", format!("{namespace}-")), ("replicas", "0".to_owned())]
@@ -72,7 +77,16 @@ impl Store {
             build: Build::Live(1),
             projection,
             table: (projection == Projection::Table).then(|| Arc::new(table())),
-            mapping: if projection == Projection::Series { self.series() } else { Arc::default() },
+            mapping: self.mapping(projection),
+        }
+    }
+
+    /// How payloads are read for a projection.
+    pub fn mapping(&self, projection: Projection) -> Arc<Mapping> {
+        match projection {
+            Projection::Series => self.series(),
+            Projection::Vector => vector(),
+            _ => Arc::default(),
         }
     }
 
@@ -98,9 +112,10 @@ impl Store {
         self.spec.capability.projections.contains(&projection)
     }
 
-    /// The projections whose records are told by key or event id: all but series, which have cases of their own.
+    /// The projections whose records are told by key or event id and take any payload: all but series and vectors, which
+    /// have cases of their own.
     pub fn keyed(&self) -> Result<Vec<Projection>, Lacks> {
-        let keyed = |p: &Projection| *p != Projection::Series;
+        let keyed = |p: &Projection| !matches!(p, Projection::Series | Projection::Vector);
         let found: Vec<_> = self.spec.capability.projections.iter().copied().filter(keyed).collect();
         if found.is_empty() { Err(Lacks("records with keys")) } else { Ok(found) }
     }
@@ -139,6 +154,11 @@ pub fn series(with_text: bool) -> Arc<Mapping> {
         tags: vec!["origin".into(), "gate, \"'=".into()],
         fields: Arc::new(Table::of(fields)),
     }))
+}
+
+/// How vectors are read in these tests.
+pub fn vector() -> Arc<Mapping> {
+    Arc::new(Mapping::Vector(Vector { source: VectorSource::Field("v".into()), size: 3, distance: Distance::Cosine }))
 }
 
 pub fn settings(pairs: &[(&str, String)]) -> Settings {

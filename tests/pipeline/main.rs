@@ -11,4 +11,5 @@
 mod contract;
 mod kafka;
 mod letters;
+mod told;
 mod week;

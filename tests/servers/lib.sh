@@ -57,6 +57,16 @@ npm_package() {
   touch "$1/.complete"
 }
 
+# pip_venv DIR REQUIREMENT...: a virtual environment with them.
+pip_venv() {
+  local dir=$1; shift
+  [ -e "$dir/.complete" ] && return
+  echo "$NAME: fetching $* from PyPI into $dir" >&2
+  rm -rf "$dir"; mkdir -p "$(dirname "$dir")"; python3 -m venv "$dir"
+  "$dir/bin/pip" -q --disable-pip-version-check install "$@"
+  touch "$dir/.complete"
+}
+
 # as_user USER: the words that run a command as USER when root (for servers that refuse root), else nothing. They exec, so pids hold.
 as_user() { [ "$(id -u)" != 0 ] || echo "setpriv --reuid=$1 --regid=$1 --init-groups"; }
 

@@ -1,7 +1,8 @@
 //! The week of real events into all stores at once, through the real program: the weather as points, flights as graph, rows
-//! and documents to search, airports as documents. On the way the program is killed, and so are two of the stores.
+//! and documents to search, airports as documents and, by where they are, as vectors. On the way the program is killed, and
+//! so are two of the stores.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails says so by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says so by panicking")]
 
 use std::fmt::Write;
 use std::path::Path;
@@ -20,6 +21,7 @@ const STORES: &[(&str, &str, &str, &str, &str)] = &[
     ("opensearch", "opensearch", "replicas: 0", "document", "[flights, airports]"),
     ("postgres", "postgres", "schema: week", "table", "[flights, weather, airports, planes, airlines]"),
     ("prometheus", "prometheus", "prefix: week_", "series", "[weather]"),
+    ("qdrant", "qdrant", "prefix: week-, api_key: primalcore", "vector", "[places]"),
     ("redis", "redis", "prefix: \"week:\"", "document", "[flights, weather, airports, planes, airlines]"),
     ("timescaledb", "postgres", "schema: week_series", "series", "[weather]"),
 ];
@@ -48,6 +50,7 @@ fn config(bootstrap: &str, urls: &[(&str, String)]) -> String {
         };
         writeln!(text, "  {name}: {{ partitions: 3, schema: \"{}/{name}.json\"{more} }}", schemas.display()).unwrap();
     }
+    text += "  places: { partitions: 3, vector: { field: place, size: 3, distance: euclid } }\n";
     text += "sinks:\n  file: { type: sqlite, path: hub.sqlite }\n";
     for (store, _, settings, projection, collections) in STORES {
         if let Some((_, url)) = urls.iter().find(|(name, _)| name == store) {
@@ -56,6 +59,20 @@ fn config(bootstrap: &str, urls: &[(&str, String)]) -> String {
         }
     }
     text
+}
+
+/// Airports as events whose vector is where they are: latitude, longitude and thousands of feet.
+fn places(week: &[String]) -> Vec<String> {
+    let place = |line: &String| {
+        let mut event: Value = serde_json::from_str(line).unwrap();
+        let data = event.get("data")?;
+        let number = |name: &str| data.get(name).and_then(Value::as_f64);
+        let place = [number("lat")?, number("lon")?, number("alt")? / 1_000.0];
+        event["data"]["place"] = place.as_slice().into();
+        event["collection"] = "places".into();
+        Some(event.to_string())
+    };
+    week.iter().filter_map(place).collect()
 }
 
 #[test]
@@ -68,9 +85,13 @@ fn a_week_reaches_every_store_through_kills_of_the_hub_and_of_stores() {
     };
     let urls: Vec<_> = chosen.iter().map(|(store, server, ..)| (*store, url(store, server))).collect();
     let mut hub = Hub::new(&config(&shared("kafka"), &urls));
-    print!("{}", hub.succeed("primalcore", &["check"]));
-    let week = week();
+    let check = hub.command("primalcore", &["check"]);
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    let mut week = week();
     assert_eq!(week.len(), 23_094);
+    let places = places(&week);
+    assert_eq!(places.len(), 1_458);
+    week.extend(places);
     hub.start();
     for (round, part) in week.chunks(week.len().div_ceil(3)).enumerate() {
         assert_eq!(hub.publish(part).get("sent").and_then(Value::as_u64), Some(part.len() as u64));

@@ -20,6 +20,10 @@ const VERIFIED: &[(&str, &str)] = &[
     ("opensearch", "OpenSearch 2.19, no login"),
     ("postgres", "PostgreSQL 15"),
     ("prometheus", "Prometheus 2.42"),
+    (
+        "qdrant",
+        "its engine (qdrant-edge 0.9.0) behind a front of the tests, requests checked against the OpenAPI models",
+    ),
     ("redis", "Redis 7.0"),
     ("sqlite", "SQLite 3 (bundled)"),
     ("timescaledb", "PostgreSQL 15 without the extension, and a stand-in for its function"),

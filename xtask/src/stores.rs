@@ -18,6 +18,7 @@ const OWN_SERVERS: &[(&str, &str)] = &[
     ("neo4j", "neo4j"),
     ("opensearch", "opensearch"),
     ("prometheus", "prometheus"),
+    ("qdrant", "qdrant"),
 ];
 
 const VERIFIED: &str = "tests/verified";

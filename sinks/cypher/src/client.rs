@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use primal_core::settings::Secret;
-use primal_core::{Fault, Settings, SettingsError, SinkError};
+use primal_core::{Fault, Retry, Settings, SettingsError, SinkError};
 use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +14,8 @@ use serde_json::Value;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take. A swap touches every node of two generations.
 const ANSWER: Duration = Duration::from_secs(300);
+/// How soon a transaction that gave way to another is tried again, at most twice that.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// One statement with its parameters.
 #[derive(Debug, Serialize)]
@@ -134,7 +136,12 @@ impl Client {
         };
         let why = said.map_or_else(|| status.to_string(), |said| format!("{}: {}", said.code, said.message));
         let why = why.split_at_checked(1_000).map_or(why.as_str(), |(beginning, _)| beginning);
-        Err(SinkError::new(fault, format!("{doing} {}: {why}", self.address)))
+        let mut error = SinkError::new(fault, format!("{doing} {}: {why}", self.address));
+        // Two transactions waited for each other's nodes, and the other one has gone on.
+        if said.is_some_and(|said| said.code.ends_with("DeadlockDetected")) {
+            error.retry = Retry::After(AGAIN);
+        }
+        Err(error)
     }
 
     /// Runs one statement; its rows.

@@ -27,6 +27,8 @@ pub(crate) struct Http {
     client: Client,
     base: Url,
     authorization: Option<HeaderValue>,
+    /// A key in a header of the store's own, where that is the login.
+    key: Option<(&'static str, HeaderValue)>,
     /// For messages: no password.
     pub address: String,
     gzip: bool,
@@ -76,7 +78,23 @@ impl Http {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().connect_timeout(CONNECT).timeout(ANSWER).no_proxy().build();
         let client = client.map_err(|e| settings.error(format!("no HTTP client: {e}")))?;
-        Ok(Http { client, base, authorization, address: url.without_password(), gzip })
+        Ok(Http { client, base, authorization, key: None, address: url.without_password(), gzip })
+    }
+
+    /// The same with a key in a header of the store's own.
+    pub(crate) fn with_key(
+        mut self,
+        settings: &Settings,
+        header: &'static str,
+        key: Option<&Secret>,
+    ) -> Result<Self, SettingsError> {
+        if let Some(key) = key {
+            let value = HeaderValue::from_str(key.expose());
+            let mut value = value.map_err(|_| settings.error("the key has a character that no header takes"))?;
+            value.set_sensitive(true);
+            self.key = Some((header, value));
+        }
+        Ok(self)
     }
 
     /// Asks, and gives whatever the server says. `path` begins with `/`, its parts are percent-encoded by the caller.
@@ -97,6 +115,9 @@ impl Http {
         let mut request = self.client.request(method, format!("{base}{path}"));
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        if let Some((name, key)) = &self.key {
+            request = request.header(*name, key.clone());
         }
         let (kind, bytes) = match body {
             Body::None => ("", &[][..]),

@@ -6,6 +6,7 @@ mod elasticsearch;
 mod influxdb;
 mod opensearch;
 mod prometheus;
+mod qdrant;
 mod search;
 
 pub use clickhouse::CLICKHOUSE;
@@ -13,3 +14,4 @@ pub use elasticsearch::ELASTICSEARCH;
 pub use influxdb::INFLUXDB;
 pub use opensearch::OPENSEARCH;
 pub use prometheus::PROMETHEUS;
+pub use qdrant::QDRANT;

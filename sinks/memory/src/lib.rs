@@ -21,7 +21,13 @@ pub static MEMORY: SinkSpec = SinkSpec {
     summary: "this process's memory; gone when it ends",
     capability: Capability {
         class: Class::Transactional,
-        projections: &[Projection::Document, Projection::Table, Projection::Events, Projection::Series],
+        projections: &[
+            Projection::Document,
+            Projection::Table,
+            Projection::Events,
+            Projection::Series,
+            Projection::Vector,
+        ],
         swap: SwapKind::Atomic,
         reads: true,
         max_batch: 20_000,
@@ -199,7 +205,8 @@ fn left(target: &Target, event: &BatchEvent<'_>) -> Result<Stored, SinkError> {
         (Some(data), _) => {
             let content = match target.columns() {
                 Some(_) => Content::Row(target.cells(event)?),
-                None => Content::Document(data.to_owned()),
+                // The vector itself is not kept: nobody searches this store.
+                None => Content::Document(document(target, event, data)?),
             };
             (event.identity(target.projection).to_owned(), content)
         }
@@ -212,6 +219,11 @@ fn left(target: &Target, event: &BatchEvent<'_>) -> Result<Stored, SinkError> {
         primal: event.primal(),
         content,
     })
+}
+
+fn document(target: &Target, event: &BatchEvent<'_>, data: &str) -> Result<String, SinkError> {
+    let document = target.document(data).map_err(|reason| SinkError::rejected(event.record().offset, reason))?;
+    Ok(document.into_owned())
 }
 
 /// Records in a page of a scan.

@@ -15,6 +15,7 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("opensearch", "http"),
     ("postgres", "sql"),
     ("prometheus", "http"),
+    ("qdrant", "http"),
     ("redis", "resp"),
     ("sqlite", "sql"),
     ("timescaledb", "sql"),
@@ -41,6 +42,8 @@ pub fn all() -> Vec<&'static SinkSpec> {
         &primal_sink_sql::POSTGRES,
         #[cfg(feature = "http")]
         &primal_sink_http::PROMETHEUS,
+        #[cfg(feature = "http")]
+        &primal_sink_http::QDRANT,
         #[cfg(feature = "resp")]
         &primal_sink_resp::REDIS,
         #[cfg(feature = "sql")]

@@ -62,7 +62,7 @@ impl Options {
         },
         OptionSpec {
             name: "buffer_bytes",
-            default: Some("8388608; clickhouse: 67108864"),
+            default: Some("8388608; search engines: four times, clickhouse: eight times that"),
             help: "bytes held in memory for all partitions of this sink together, about",
         },
         OptionSpec {

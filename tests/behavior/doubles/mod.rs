@@ -6,6 +6,7 @@ mod reading;
 mod series;
 mod swapping;
 mod telling;
+mod vector;
 mod writing;
 
 use std::time::Duration;
@@ -90,6 +91,42 @@ const DOUBLES: &[Double] = &[
     double::<swapping::SwapsBehind>("a_series_is_built_beside_and_swapped_in", "ignores `caught_up`"),
     double::<swapping::IgnoresTheGeneration>("a_series_is_built_beside_and_swapped_in", "ignores the fence's generation"),
     double::<writing::AppliesHalf>("a_delete_leaves_points_and_verification_counts_them", "applies half a batch"),
+    double::<writing::AppliesHalf>("vectors_apply_in_order_and_again_changes_nothing", "applies half a batch"),
+    double::<writing::ForgetsDeletes>("vectors_apply_in_order_and_again_changes_nothing", "forgets deletes"),
+    double::<writing::IgnoresThePosition>("vectors_apply_in_order_and_again_changes_nothing", "ignores the fence's position"),
+    double::<writing::WritesEqualVersions>("vectors_apply_in_order_and_again_changes_nothing", "writes equal versions again"),
+    double::<writing::SkipsEmptyBatches>("vectors_apply_in_order_and_again_changes_nothing", "does nothing for an empty batch"),
+    double::<writing::LastWriteWins>("vectors_cut_anew_and_delivered_late_lose_to_what_is_newer", "ignores the version"),
+    double::<writing::NoTombstones>("a_late_put_does_not_bring_back_a_deleted_vector", "keeps no tombstones"),
+    double::<writing::RepairsNothing>("repair_writes_vectors_of_equal_versions_again_and_leaves_newer_ones", "does not repair"),
+    double::<writing::RepairsNewer>("repair_writes_vectors_of_equal_versions_again_and_leaves_newer_ones", "repairs newer ones too"),
+    double::<reading::NotUnicode>("what_stands_beside_vectors_comes_back_as_it_went", "mangles what is not ASCII"),
+    double::<reading::Doubles>("what_stands_beside_vectors_comes_back_as_it_went", "keeps numbers as doubles"),
+    double::<reading::TrimsKeys>("what_stands_beside_vectors_comes_back_as_it_went", "trims keys"),
+    double::<reading::CutsText>("what_stands_beside_vectors_comes_back_as_it_went", "cuts long payloads"),
+    double::<vector::KeepsTheVector>("what_stands_beside_vectors_comes_back_as_it_went", "keeps the vector in the payload too"),
+    double::<reading::DropsPrimal>("the_parameters_id_and_time_stand_beside_vectors", "drops the parameters"),
+    double::<reading::DropsId>("the_parameters_id_and_time_stand_beside_vectors", "drops the event's id"),
+    double::<reading::RoundsTime>("the_parameters_id_and_time_stand_beside_vectors", "keeps whole seconds"),
+    double::<writing::ComparesFirst>("of_two_writers_of_vectors_at_one_position_exactly_one_wins", "compares the position first"),
+    double::<writing::WritesBeforeTheFence>("vectors_from_a_wrong_position_leave_nothing_behind", "writes, then compares"),
+    double::<writing::HidesWhich>("what_is_no_vector_is_named_and_nothing_of_the_batch_is_written", "hides which events"),
+    double::<writing::NamesTheFirst>("what_is_no_vector_is_named_and_nothing_of_the_batch_is_written", "names only the first"),
+    double::<writing::WritesTheRest>("what_is_no_vector_is_named_and_nothing_of_the_batch_is_written", "writes the rest"),
+    double::<writing::PositionFirst>("what_is_no_vector_is_named_and_nothing_of_the_batch_is_written", "moves the position first"),
+    double::<swapping::SwapsBehind>("vectors_are_built_beside_swapped_in_and_rolled_back", "ignores `caught_up`"),
+    double::<swapping::ComparesItsOwn>("vectors_are_built_beside_swapped_in_and_rolled_back", "compares its own partitions only"),
+    double::<swapping::IgnoresTheGeneration>("vectors_are_built_beside_swapped_in_and_rolled_back", "ignores the fence's generation"),
+    double::<swapping::DropsPositions>("vectors_are_built_beside_swapped_in_and_rolled_back", "drops positions in a swap"),
+    double::<swapping::KeepsNoPrevious>("vectors_are_built_beside_swapped_in_and_rolled_back", "keeps no previous generation"),
+    double::<swapping::KeepsAll>("vectors_are_built_beside_swapped_in_and_rolled_back", "keeps every generation's positions"),
+    double::<swapping::DiscardsNothing>("a_discarded_build_of_vectors_leaves_nothing", "leaves the records"),
+    double::<swapping::LeavesPositions>("a_discarded_build_of_vectors_leaves_nothing", "leaves the positions"),
+    double::<swapping::LeavesThePlan>("a_discarded_build_of_vectors_leaves_nothing", "leaves the plan"),
+    double::<swapping::DiscardsOnce>("a_discarded_build_of_vectors_leaves_nothing", "cannot discard what is not there"),
+    double::<writing::DropsPoison>("vectors_agree_with_the_log_after_poison_and_workers_that_are_cut_off", "drops poison in silence"),
+    double::<writing::PoisonIsInternal>("vectors_agree_with_the_log_after_poison_and_workers_that_are_cut_off", "calls poison an internal error"),
+    double::<writing::AppliesHalf>("vectors_agree_with_the_log_after_poison_and_workers_that_are_cut_off", "applies half a batch"),
     double::<writing::DropsPoison>("poison_is_set_aside_with_its_key_and_all_else_is_applied", "drops poison in silence"),
     double::<writing::PoisonIsInternal>("poison_is_set_aside_with_its_key_and_all_else_is_applied", "calls poison an internal error"),
     double::<writing::RefusesGaps>("records_that_are_no_events_become_dead_letters_and_the_sink_goes_on", "wants every offset"),
@@ -98,7 +135,9 @@ const DOUBLES: &[Double] = &[
 ];
 
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [crate::cases::CASES, crate::swap::CASES, crate::series::CASES, crate::runtime::CASES].into_iter().flatten()
+    [crate::cases::CASES, crate::swap::CASES, crate::series::CASES, crate::vector::CASES, crate::runtime::CASES]
+        .into_iter()
+        .flatten()
 }
 
 tokio::task_local! {
