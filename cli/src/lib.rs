@@ -7,6 +7,8 @@ mod example;
 mod local;
 mod output;
 mod publish;
+#[cfg(feature = "query")]
+mod query;
 mod replay_command;
 mod run;
 mod sinks;
@@ -128,6 +130,12 @@ enum Command {
     Audit(audit::Audit),
     /// The state of one entity as the log says it: now, at any moment, all its versions, or what changed
     State(state::State),
+    /// Ask the log in SQL: each collection is a table, its rows are the entities as they were at a moment
+    #[cfg(feature = "query")]
+    Query(query::Query),
+    /// Keep the states of collections along the log, so that questions about the past are quick
+    #[cfg(feature = "query")]
+    Snapshot(query::Snapshot),
     /// Rebuild or repair a store from the log
     Replay(replay_command::Replay),
     /// Dead letters: what a sink refused, and trying it again
@@ -174,6 +182,10 @@ pub fn primalcore() -> ExitCode {
             Command::Sinks(command) => command.run(),
             Command::Audit(command) => command.run().await,
             Command::State(command) => command.run().await,
+            #[cfg(feature = "query")]
+            Command::Query(command) => command.run().await,
+            #[cfg(feature = "query")]
+            Command::Snapshot(command) => command.run().await,
             Command::Replay(command) => command.run().await,
             Command::Dlq(command) => command.run().await,
             Command::Topics(command) => command.run().await,

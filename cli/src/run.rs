@@ -30,6 +30,8 @@ impl Run {
             match self.start(&shutdown).await {
                 Ok((hub, running)) => {
                     announce(&hub, &running);
+                    #[cfg(feature = "query")]
+                    crate::query::keep(&hub, shutdown.clone());
                     return finish(running, shutdown).await;
                 }
                 // Machines come up in any order.

@@ -32,6 +32,8 @@ pub struct Config {
     pub primal: Primal,
     /// The name of this process in consumer groups.
     pub instance: Option<String>,
+    /// States that are kept along the log, for questions about the past.
+    pub snapshots: SnapshotConfig,
 }
 
 #[derive(Deserialize)]
@@ -43,9 +45,37 @@ struct Root {
     collections: BTreeMap<String, CollectionSettings>,
     primal: Option<PrimalSettings>,
     instance: Option<String>,
+    snapshots: Option<SnapshotConfig>,
     #[serde(default)]
     #[serde(rename = "sinks")]
     _sinks: serde::de::IgnoredAny,
+}
+
+/// Snapshots: a cache, so that a question about the past reads the log from the nearest one and not from its start.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotConfig {
+    /// The folder.
+    #[serde(default = "snapshots")]
+    pub path: PathBuf,
+    /// Events of a partition between two.
+    #[serde(default = "every")]
+    pub every: u64,
+    /// Whether `run` makes them: where the config has the group.
+    #[serde(skip, default = "yes")]
+    pub asked: bool,
+}
+
+fn snapshots() -> PathBuf {
+    PathBuf::from("primalcore-snapshots")
+}
+
+fn every() -> u64 {
+    25_000
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Which log to use.
@@ -196,6 +226,13 @@ impl Config {
             collections,
             primal,
             instance: root.instance,
+            snapshots: match root.snapshots {
+                Some(SnapshotConfig { every: 0, .. }) => {
+                    return Err(part("snapshots")?.error("`every` is 0; expected 1 or more"));
+                }
+                Some(snapshots) => snapshots,
+                None => SnapshotConfig { path: snapshots(), every: every(), asked: false },
+            },
         })
     }
 
