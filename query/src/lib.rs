@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::prelude::{SessionConfig, SessionContext};
-use primal_core::log::EventLog;
+use primal_core::log::{EventLog, Extent};
 use primal_core::{Collection, Epochs, LogError, Offset, Partition, Records, Table, Timestamp};
 
 pub use fold::{Row, State, fold};
@@ -79,16 +79,17 @@ impl History {
         Ok(Answer { schema, batches })
     }
 
-    /// The end of each partition at a moment, that moment included.
-    pub(crate) async fn ends(&self, source: &Source, as_of: Option<Timestamp>) -> Result<Vec<Offset>, QueryError> {
+    /// What each partition held at a moment, that moment included, of what it still has.
+    pub(crate) async fn extents(&self, source: &Source, as_of: Option<Timestamp>) -> Result<Vec<Extent>, QueryError> {
         let topic = source.collection.topic();
-        match as_of {
-            Some(at) => Ok(self.log.offsets_at(&topic, Timestamp(at.0.saturating_add(1))).await?),
-            None => {
-                let extents = self.log.extents(&topic).await?.ok_or(LogError::NoTopic(topic))?;
-                Ok(extents.into_iter().map(|extent| extent.end).collect())
+        let mut extents = self.log.extents(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
+        if let Some(at) = as_of {
+            let ends = self.log.offsets_at(&topic, Timestamp(at.0.saturating_add(1))).await?;
+            for (extent, end) in extents.iter_mut().zip(ends) {
+                extent.end = end.max(extent.start);
             }
         }
+        Ok(extents)
     }
 
     /// The id of the event before an offset, if the log has it.
@@ -110,17 +111,19 @@ impl History {
         Ok(Some(id.unwrap_or_default()))
     }
 
-    /// The newest usable snapshot of a partition that is no newer than an offset.
+    /// The newest usable snapshot in the extent of a partition. One from before it is none: between the two there were
+    /// events that retention has dropped.
     pub(crate) async fn nearest(
         &self,
         source: &Source,
         partition: Partition,
-        end: Offset,
+        extent: Extent,
     ) -> Result<Option<Snapshot>, QueryError> {
         let shelf = Shelf::new(&self.snapshots, &source.collection, partition);
         for snapshot in shelf.list()?.into_iter().rev() {
             let offset = snapshot.offset();
-            if offset > end || offset == 0 || snapshot.at != source.epochs.position(partition, offset) {
+            let is_inside = offset > 0 && (extent.start..=extent.end).contains(&offset);
+            if !is_inside || snapshot.at != source.epochs.position(partition, offset) {
                 continue;
             }
             let opened = snapshot.open(source.table.as_deref())?;
@@ -145,9 +148,8 @@ impl History {
         mut made: impl FnMut(&Snapshot),
     ) -> Result<(), QueryError> {
         let (topic, every) = (source.collection.topic(), i64::try_from(every.max(1)).unwrap_or(i64::MAX));
-        let extents = self.log.extents(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
-        for (partition, extent) in (0..).zip(extents) {
-            let newest = self.nearest(source, partition, extent.end).await?;
+        for (partition, extent) in (0..).zip(self.extents(source, None).await?) {
+            let newest = self.nearest(source, partition, extent).await?;
             let mut at = newest.as_ref().map_or(extent.start, Snapshot::offset);
             if extent.end - at < every {
                 continue;
@@ -159,8 +161,7 @@ impl History {
             let shelf = Shelf::new(&self.snapshots, &source.collection, partition);
             while at + every <= extent.end {
                 let next = at + every;
-                let range = at.max(extent.start)..next;
-                fold(&*self.log, &topic, partition, &source.epochs, range, |_| true, &mut state).await?;
+                fold(&*self.log, &topic, partition, &source.epochs, at..next, |_| true, &mut state).await?;
                 let last = self.last_before(source, partition, next).await?.unwrap_or_default();
                 let position = source.epochs.position(partition, next);
                 made(&shelf.write(position, &last, source.table.as_deref(), &state)?);

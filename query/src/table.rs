@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
     TableProviderFilterPushDown, TableType, Volatility,
 };
 use datafusion::physical_plan::ExecutionPlan;
-use primal_core::log::partition_of;
+use primal_core::log::{Extent, partition_of};
 use primal_core::{Offset, Partition, Timestamp};
 
 use crate::fold::{State, fold};
@@ -46,22 +46,22 @@ impl CollectionTable {
 
     /// The rows of all partitions that have to be read.
     async fn load(&self, columns: &SchemaRef, wanted: &Wanted) -> Result<Vec<Vec<RecordBatch>>, QueryError> {
-        let ends = self.history.ends(&self.source, self.as_of).await?;
+        let extents = self.history.extents(&self.source, self.as_of).await?;
         let starts = match wanted.since {
             Some(since) => Some(self.history.log.offsets_at(&self.source.collection.topic(), since).await?),
             None => None,
         };
         let is_whole = self.source.epochs.current().epoch == self.source.epochs.oldest();
-        let count = ends.len() as u32;
+        let count = extents.len() as u32;
         let mut loads = Vec::new();
-        for (partition, end) in (0..).zip(ends) {
+        for (partition, extent) in (0..).zip(extents) {
             // Where the partition count was changed a key may be in two.
             let has_key = |keys: &Vec<String>| keys.iter().any(|key| partition_of(key.as_bytes(), count) == partition);
             if is_whole && wanted.keys.as_ref().is_some_and(|keys| !has_key(keys)) {
                 continue;
             }
             let start = starts.as_ref().and_then(|starts| starts.get(partition as usize)).copied();
-            loads.push(self.partition(partition, start, end, columns, wanted.keys.as_deref(), is_whole));
+            loads.push(self.partition(partition, start, extent, columns, wanted.keys.as_deref(), is_whole));
         }
         let loaded = futures::future::try_join_all(loads).await?;
         if is_whole {
@@ -83,7 +83,7 @@ impl CollectionTable {
         &self,
         partition: Partition,
         start: Option<Offset>,
-        end: Offset,
+        extent: Extent,
         columns: &SchemaRef,
         keys: Option<&[String]>,
         is_whole: bool,
@@ -92,15 +92,13 @@ impl CollectionTable {
         let table = self.source.table.as_deref();
         let snapshot = match start {
             Some(_) => None,
-            None => self.history.nearest(&self.source, partition, end).await?,
+            None => self.history.nearest(&self.source, partition, extent).await?,
         };
-        let extents = self.history.log.extents(&topic).await?.unwrap_or_default();
-        let oldest = extents.get(partition as usize).map_or(0, |extent| extent.start);
-        let from = start.or(snapshot.as_ref().map(|snapshot| snapshot.offset())).unwrap_or(oldest).max(oldest);
+        let from = start.or(snapshot.as_ref().map(|snapshot| snapshot.offset())).unwrap_or(0).max(extent.start);
         let mut newer = State::new();
         let wanted = |key: &str| keys.is_none_or(|keys| keys.iter().any(|wanted| wanted == key));
         let epochs = &self.source.epochs;
-        fold(&*self.history.log, &topic, partition, epochs, from..end, wanted, &mut newer).await?;
+        fold(&*self.history.log, &topic, partition, epochs, from..extent.end, wanted, &mut newer).await?;
         if !is_whole {
             let mut state = match snapshot {
                 Some(snapshot) => snapshot.state(snapshot.open(table)?, keys)?,
