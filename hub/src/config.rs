@@ -32,6 +32,8 @@ pub struct Config {
     pub primal: Primal,
     /// The name of this process in consumer groups.
     pub instance: Option<String>,
+    /// Sealing, if a key is configured.
+    pub audit: Option<AuditConfig>,
 }
 
 #[derive(Deserialize)]
@@ -43,6 +45,7 @@ struct Root {
     collections: BTreeMap<String, CollectionSettings>,
     primal: Option<PrimalSettings>,
     instance: Option<String>,
+    audit: Option<AuditConfig>,
     #[serde(default)]
     #[serde(rename = "sinks")]
     _sinks: serde::de::IgnoredAny,
@@ -59,6 +62,17 @@ pub enum LogConfig {
     Embedded(primal_log_embedded::Config),
 }
 
+impl LogConfig {
+    /// What stands before the name of every topic.
+    pub fn prefix(&self) -> &str {
+        match self {
+            #[cfg(feature = "kafka")]
+            LogConfig::Kafka(config) => &config.topic_prefix,
+            LogConfig::Embedded(_) => "",
+        }
+    }
+}
+
 /// The HTTP gateway.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,6 +85,24 @@ pub struct GatewayConfig {
     /// Open connections, at most.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
+}
+
+/// Evidence that the record was not tampered with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The file with the private key that signs checkpoints.
+    pub key: PathBuf,
+    /// Public keys that signed before this one did.
+    #[serde(default)]
+    pub former_keys: Vec<String>,
+    /// `primalcore run` seals this often, in seconds.
+    #[serde(default = "seal_every_s")]
+    pub seal_every_s: u32,
+}
+
+fn seal_every_s() -> u32 {
+    10
 }
 
 fn max_event_bytes() -> usize {
@@ -185,6 +217,9 @@ impl Config {
         {
             return Err(part("primal")?.error("expected three finite numbers"));
         }
+        if root.audit.as_ref().is_some_and(|audit| audit.seal_every_s == 0) {
+            return Err(part("audit")?.error("`seal_every_s` is 0; expected 1 or more"));
+        }
         let sinks = part("sinks")?;
         let sinks = if settings.member("sinks")?.is_some() { sinks.members()? } else { Vec::new() };
         let sinks = sinks.into_iter().map(|(name, settings)| sink(&name, &settings, &collections));
@@ -196,6 +231,7 @@ impl Config {
             collections,
             primal,
             instance: root.instance,
+            audit: root.audit,
         })
     }
 
@@ -394,6 +430,10 @@ sinks:
             (
                 &*format!("{log}sinks:\n  s: {{ type: postgres, url: \"${{NO}}\" }}\n"),
                 "hub.yaml:3: the environment variable NO is not set; set it, or write ${NO:-default}",
+            ),
+            (
+                &*format!("{log}audit: {{ key: a, seal_every_s: 0 }}\n"),
+                "hub.yaml:2: audit: `seal_every_s` is 0; expected 1 or more",
             ),
             (
                 &*format!("{log}sinks:\n  s: {{ type: sqlite, path: a, delivery: {{ batch_evnts: 3 }} }}\n"),
