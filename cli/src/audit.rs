@@ -68,7 +68,9 @@ pub(crate) fn keys(given: &[String]) -> Result<Vec<Verifier>, Failure> {
             return Ok(key);
         }
         let text = std::fs::read_to_string(given).map_err(|error| {
-            Failure::usage(format!("--key {given:?} is no verifier key `<name>+<id>+<base64>`, and no file with one: {error}"))
+            Failure::usage(format!(
+                "--key {given:?} is no verifier key `<name>+<id>+<base64>`, and no file with one: {error}"
+            ))
         })?;
         text.parse().map_err(|error| Failure::usage(format!("{given}: {error}")))
     };

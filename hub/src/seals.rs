@@ -126,7 +126,9 @@ impl Hub {
                 match shutdown.run_until_cancelled(sealing).await {
                     None => return,
                     Some(Ok(_)) => {}
-                    Some(Err(error)) if error.is_passing() => tracing::warn!(collection, %error, "not sealed; trying again"),
+                    Some(Err(error)) if error.is_passing() => {
+                        tracing::warn!(collection, %error, "not sealed; trying again")
+                    }
                     Some(Err(error)) => tracing::error!(collection, %error, "not sealed"),
                 }
             }

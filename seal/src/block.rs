@@ -127,7 +127,16 @@ mod tests {
         let head = |runs: &str| format!("{{\"index\":0,\"next\":9,\"runs\":{runs},\"checkpoint\":\"\"}}");
         assert!(Block::decode(&with(&head("[[0,2]]"), 64)).is_ok());
         let max = i64::MAX;
-        for runs in ["[]", "[[0,3]]", "[[8,2]]", "[[-1,2]]", "[[1,1],[1,1]]", "[[0,0],[0,2]]", &format!("[[{max},2]]"), "[[0,18446744073709551615]]"] {
+        for runs in [
+            "[]",
+            "[[0,3]]",
+            "[[8,2]]",
+            "[[-1,2]]",
+            "[[1,1],[1,1]]",
+            "[[0,0],[0,2]]",
+            &format!("[[{max},2]]"),
+            "[[0,18446744073709551615]]",
+        ] {
             assert!(Block::decode(&with(&head(runs), 64)).is_err(), "{runs}");
         }
         assert!(Block::decode(&with(&head("[[0,2]]"), 65)).is_err());

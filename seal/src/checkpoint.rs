@@ -79,7 +79,16 @@ mod tests {
         assert_eq!(Checkpoint::unverified(&note), Some(checkpoint));
         let root = base64(&[0; 32]);
         assert!(Checkpoint::open(&signer.sign(&format!("a\n1\n{root}\nmore\n")), &keys).is_ok());
-        for text in ["a\n1\n", "a\n01\nR\n", "\n1\nR\n", "a\n-1\nR\n", "a\n+1\nR\n", "a\n\nR\n", "a\n1\nQQ==\n", "a\n1\nR\n\nx\n"] {
+        for text in [
+            "a\n1\n",
+            "a\n01\nR\n",
+            "\n1\nR\n",
+            "a\n-1\nR\n",
+            "a\n+1\nR\n",
+            "a\n\nR\n",
+            "a\n1\nQQ==\n",
+            "a\n1\nR\n\nx\n",
+        ] {
             let note = signer.sign(&text.replace('R', &root));
             assert!(Checkpoint::open(&note, &keys).is_err(), "{text:?}");
         }

@@ -143,7 +143,9 @@ impl<'a> Walk<'a> {
         let mut walkers = BTreeMap::new();
         let mut placed = 0;
         for tree in Tree::all(collection, epochs, extents.len()) {
-            let Some(extent) = usize::try_from(tree.partition).ok().and_then(|index| extents.get(index)) else { continue };
+            let Some(extent) = usize::try_from(tree.partition).ok().and_then(|index| extents.get(index)) else {
+                continue;
+            };
             let origin = tree.origin(prefix);
             let mut due: BTreeMap<u64, BTreeSet<Hash>> = BTreeMap::new();
             for checkpoint in kept.iter().filter(|checkpoint| checkpoint.origin == origin) {
@@ -239,7 +241,10 @@ impl Walker {
             Ok((signed, _)) if signed.origin == self.report.origin && signed.size == block.size() => signed,
             Ok((signed, _)) => {
                 let (origin, size, expected) = (signed.origin, signed.size, block.size());
-                self.broken(Some(offsets), format!("the checkpoint is of {origin} and size {size}, not of size {expected}"));
+                self.broken(
+                    Some(offsets),
+                    format!("the checkpoint is of {origin} and size {size}, not of size {expected}"),
+                );
                 return Ok(());
             }
             Err(error) => {
@@ -250,7 +255,10 @@ impl Walker {
         let size = self.compact.size();
         let Some(had) = size.checked_sub(block.head.index).and_then(|had| usize::try_from(had).ok()) else {
             let index = block.head.index;
-            self.broken(Some(offsets), format!("the blocks of leaves {size} to {} are missing", index.saturating_sub(1)));
+            self.broken(
+                Some(offsets),
+                format!("the blocks of leaves {size} to {} are missing", index.saturating_sub(1)),
+            );
             return Ok(());
         };
         if signed.size <= size {
@@ -293,13 +301,15 @@ impl Walker {
                 );
                 return self.broken(Some(offsets), what);
             }
-            let what = format!("the records are as they were signed for size {size}, but the hashes in the block are not");
+            let what =
+                format!("the records are as they were signed for size {size}, but the hashes in the block are not");
             self.report.add(None, Some(offsets.clone()), what);
         }
         if let Some(last) = &self.last {
             let proof = self.compact.proof_of_growth(&leaves).unwrap_or_default();
             if !tree::is_consistent((last.size, last.root), (signed.size, signed.root), &proof) {
-                let what = format!("the checkpoint of size {} is no continuation of that of size {}", signed.size, last.size);
+                let what =
+                    format!("the checkpoint of size {} is no continuation of that of size {}", signed.size, last.size);
                 return self.broken(Some(offsets), what);
             }
         }
@@ -393,7 +403,9 @@ impl Walker {
             self.at = 0;
             self.records.clear();
             match opened.fetch(&mut self.records, FETCH).await {
-                Ok(true) if self.records.is_empty() => self.next = self.next.max(self.records.next_offset().unwrap_or(to)),
+                Ok(true) if self.records.is_empty() => {
+                    self.next = self.next.max(self.records.next_offset().unwrap_or(to))
+                }
                 Ok(true) => {}
                 Ok(false) => self.next = self.extent.end,
                 // What came before the damage is there; behind it the next block tries again.
@@ -432,10 +444,16 @@ impl Walker {
                 self.report.add(None, None, "the newest checkpoint is not that of the last block");
             }
             Some(Ok(_)) | None => {}
-            Some(Err(reason)) => self.report.add(None, None, format!("the state of the seal is not to be trusted: {reason}")),
+            Some(Err(reason)) => {
+                self.report.add(None, None, format!("the state of the seal is not to be trusted: {reason}"))
+            }
         }
         for kept in self.kept.into_keys() {
-            self.report.add(None, None, format!("a checkpoint of size {kept} was kept, {size} records are sealed here"));
+            self.report.add(
+                None,
+                None,
+                format!("a checkpoint of size {kept} was kept, {size} records are sealed here"),
+            );
         }
         self.report
     }

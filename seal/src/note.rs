@@ -156,9 +156,12 @@ impl FromStr for Verifier {
     fn from_str(text: &str) -> Result<Self, NoteError> {
         let text = text.trim();
         if text.starts_with(PRIVATE) {
-            return Err(NoteError::Key("this is a private key; the line that `audit keygen` printed is wanted".to_owned()));
+            return Err(NoteError::Key(
+                "this is a private key; the line that `audit keygen` printed is wanted".to_owned(),
+            ));
         }
-        let wrong = || NoteError::Key(format!("{text:?} is no verifier key `<name>+<8 hex digits>+<base64>` for Ed25519"));
+        let wrong =
+            || NoteError::Key(format!("{text:?} is no verifier key `<name>+<8 hex digits>+<base64>` for Ed25519"));
         // The base64 may have a `+` of its own, a name may not.
         let (name, rest) = text.split_once('+').ok_or_else(wrong)?;
         let (id, key) = rest.split_once('+').ok_or_else(wrong)?;
@@ -239,9 +242,11 @@ mod tests {
     /// The key pair and the note of Go's own test (golang.org/x/mod/sumdb/note, `TestFromEd25519` and the package example).
     #[test]
     fn signing_gives_the_bytes_that_go_gives() {
-        let signer: Signer = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz".parse().unwrap();
+        let signer: Signer =
+            "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz".parse().unwrap();
         assert_eq!(signer.verifier().to_string(), "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW");
-        let text = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
+        let text =
+            "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
         let signed = format!(
             "{text}\n— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
         );
@@ -288,10 +293,15 @@ mod tests {
         let forged = note.replace("two", "too");
         assert_eq!(open(&forged, &keys), Err(NoteError::Forged(a.verifier.label())));
         let unknown = open(&note, &[b.verifier.clone()]).unwrap_err().to_string();
-        assert_eq!(unknown, format!("not signed by {}; it carries signatures of {}", b.verifier.label(), a.verifier.label()));
+        assert_eq!(
+            unknown,
+            format!("not signed by {}; it carries signatures of {}", b.verifier.label(), a.verifier.label())
+        );
         // The same name with another key is another key.
         assert!(matches!(open(&note, &[signer("a", 3).verifier.clone()]), Err(NoteError::Unknown { .. })));
-        for bad in ["", "a\n", "a\n\n", "a\n\nb\n", "a\n\n— a\n", "a\n\n— a QQ==\n", note.trim_end(), "a\tb\n\n— a QUFBQQ==\n"] {
+        for bad in
+            ["", "a\n", "a\n\n", "a\n\nb\n", "a\n\n— a\n", "a\n\n— a QQ==\n", note.trim_end(), "a\tb\n\n— a QUFBQQ==\n"]
+        {
             assert!(matches!(open(bad, &keys), Err(NoteError::Malformed(_))), "{bad:?}");
         }
     }

@@ -207,8 +207,9 @@ pub async fn prove(log: &dyn EventLog, tree: &Tree, offset: Offset) -> Result<Pr
     log.read(&topic, partition, offset..offset + 1).await?.fetch(&mut records, Limits { records: 1, bytes: 1 }).await?;
     let record = records.get(0).filter(|record| record.offset == offset);
     let leaf = record.map(Leaf::of).filter(|leaf| leaf.hash(&mut Vec::new()) == sealed);
-    let leaf =
-        leaf.ok_or_else(|| different(&format!("the record at offset {offset} of {topic}/{partition} is not the sealed one")))?;
+    let leaf = leaf.ok_or_else(|| {
+        different(&format!("the record at offset {offset} of {topic}/{partition} is not the sealed one"))
+    })?;
     let proof = Proof {
         format: FORMAT.to_owned(),
         record: Record::of(&leaf),

@@ -112,7 +112,9 @@ impl Sealer {
         }
         let mut sealed = Vec::new();
         for tree in Tree::all(collection, epochs, extents.len()) {
-            let Some(extent) = usize::try_from(tree.partition).ok().and_then(|index| extents.get(index)) else { continue };
+            let Some(extent) = usize::try_from(tree.partition).ok().and_then(|index| extents.get(index)) else {
+                continue;
+            };
             sealed.extend(self.tree(&tree, *extent).await?);
         }
         Ok(sealed)
@@ -130,15 +132,24 @@ impl Sealer {
         let compact = match state {
             None => Compact::default(),
             Some(state) => state.tree(&origin, &self.trusted).map_err(|reason| {
-                SealError::Different(format!("{origin} is not sealed any further, its last checkpoint is not to be trusted: {reason}"))
+                SealError::Different(format!(
+                    "{origin} is not sealed any further, its last checkpoint is not to be trusted: {reason}"
+                ))
             })?,
         };
         if next < start {
-            tracing::warn!(origin, "the records at offsets {next} to {} left the log before they were sealed", start - 1);
+            tracing::warn!(
+                origin,
+                "the records at offsets {next} to {} left the log before they were sealed",
+                start - 1
+            );
         }
         let mut round = Round { sealer: self, row, origin, first, compact, blocks: Vec::new(), added: 0, last: None };
-        let (mut reader, mut records, mut room) =
-            (self.log.read(&tree.collection.topic(), tree.partition, next.max(start)..end).await?, Records::new(), Vec::new());
+        let (mut reader, mut records, mut room) = (
+            self.log.read(&tree.collection.topic(), tree.partition, next.max(start)..end).await?,
+            Records::new(),
+            Vec::new(),
+        );
         let mut block = Block::at(round.compact.size());
         while reader.fetch(&mut records, FETCH).await? {
             for record in records.iter() {

@@ -33,13 +33,22 @@ impl Prove {
         let wanted = move |record: RecordRef<'_>| record.headers.get(header::ID) == Some(id.as_slice());
         let mut scan = Scan::new(hub.log.clone(), parts, wanted);
         let Some(entry) = scan.next().await? else {
-            return Err(Failure::failed(format!("no event has the id {:?}; `primalcore audit log` shows the ids", self.id)));
+            return Err(Failure::failed(format!(
+                "no event has the id {:?}; `primalcore audit log` shows the ids",
+                self.id
+            )));
         };
         let proof = hub.prove(&entry.collection, entry.partition, entry.offset).await?;
         if let Some(again) = scan.next().await? {
             remark(&format!(
                 "the log has the id {:?} again, at offset {} of {}/{}; this proof is of offset {} of {}/{}",
-                self.id, again.offset, again.collection, again.partition, entry.offset, entry.collection, entry.partition
+                self.id,
+                again.offset,
+                again.collection,
+                again.partition,
+                entry.offset,
+                entry.collection,
+                entry.partition
             ));
         }
         let Some(out) = self.out else { return output::json(&proof) };
