@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use primal_core::Collection;
-use primal_seal::{Checkpoint, Proof, Report, SealError, Sealed, Sealer, Signer, Tree, Verifier, consistency, prove};
+use primal_seal::{Checkpoint, Growth, Proof, Report, SealError, Sealed, Sealer, Signer, Tree, Verifier};
+use primal_seal::{consistency, growth, prove};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AuditConfig;
@@ -98,6 +99,23 @@ impl Hub {
         let source = self.source(collection)?;
         let tree = Tree::at(&source.collection, &source.epochs, partition, offset);
         Ok(prove(&*self.log, &tree, offset).await?)
+    }
+
+    /// Proves that a checkpoint that was kept, given as its note, is the beginning of the newest one.
+    ///
+    /// # Errors
+    /// It is of no tree of this hub, or not the beginning; or the log's.
+    pub async fn growth(&self, note: &str) -> Result<Growth, HubError> {
+        let unknown = || HubError::Usage("the kept checkpoint is of no collection of this hub".to_owned());
+        let origin = Checkpoint::unverified(note).ok_or_else(unknown)?.origin;
+        let prefix = self.config.log.prefix();
+        for source in self.sources(&[])? {
+            let (collection, epochs) = (&source.collection, &source.epochs);
+            if Tree::all(collection, epochs, epochs.partitions()).iter().any(|tree| tree.origin(prefix) == origin) {
+                return Ok(growth(&*self.log, prefix, collection, epochs, note).await?);
+            }
+        }
+        Err(unknown())
     }
 
     /// Compares a collection with its seals, and with checkpoints that were kept elsewhere.

@@ -4,6 +4,7 @@
 mod block;
 mod checkpoint;
 mod consistency;
+mod growth;
 mod leaf;
 mod note;
 mod proof;
@@ -15,6 +16,7 @@ mod trees;
 
 pub use checkpoint::Checkpoint;
 pub use consistency::{Finding, Report, consistency};
+pub use growth::{Growth, growth};
 pub use leaf::Leaf;
 pub use note::{NoteError, Signer, Verifier};
 pub use proof::{Bytes, Header, Proof, Record, Shown, prove};

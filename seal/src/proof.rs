@@ -1,6 +1,8 @@
 //! Proofs that one event is in the record, as a file that says all that is needed: whoever has it and the hub's public key
 //! can check it, without the hub, its config, or this program.
 
+use std::ops::Range;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use primal_core::keyed::Keyed;
@@ -202,7 +204,8 @@ pub async fn prove(log: &dyn EventLog, tree: &Tree, offset: Offset) -> Result<Pr
         }
         different(&format!("no block has the record at offset {offset} of {topic}/{partition}"))
     })?;
-    let path = path(log, &row, index, signed.size).await?.ok_or_else(|| different("blocks of the tree are missing"))?;
+    let path = gather(log, &row, tree::inclusion(index, signed.size), signed.size).await?;
+    let path = path.ok_or_else(|| different("blocks of the tree are missing"))?;
     let mut records = Records::new();
     log.read(&topic, partition, offset..offset + 1).await?.fetch(&mut records, Limits { records: 1, bytes: 1 }).await?;
     let record = records.get(0).filter(|record| record.offset == offset);
@@ -238,8 +241,14 @@ async fn place(log: &dyn EventLog, row: &str, offset: Offset) -> Result<Option<(
     Ok(found)
 }
 
-async fn path(log: &dyn EventLog, row: &str, index: u64, size: u64) -> Result<Option<Vec<Hash>>, SealError> {
-    let (mut gather, mut at) = (Gather::new(tree::inclusion(index, size)), 0);
+/// The roots of these spans of a tree of a size, from its blocks; `None` where some are missing.
+pub(crate) async fn gather(
+    log: &dyn EventLog,
+    row: &str,
+    spans: Vec<Range<u64>>,
+    size: u64,
+) -> Result<Option<Vec<Hash>>, SealError> {
+    let (mut gather, mut at) = (Gather::new(spans), 0);
     blocks(log, async |tree, bytes| {
         // Two who sealed at a time have written the same leaves twice.
         if let Some(block) = Some(bytes).filter(|_| tree == row).and_then(|bytes| Block::decode(bytes).ok())

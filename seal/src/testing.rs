@@ -30,13 +30,16 @@ impl World {
         World { log, collection, epochs, secret, published: 0, _folder: folder }
     }
 
+    pub(crate) fn signer(&self) -> Signer {
+        self.secret.parse().unwrap()
+    }
+
     pub(crate) fn keys(&self) -> Vec<Verifier> {
-        vec![self.secret.parse::<Signer>().unwrap().verifier().clone()]
+        vec![self.signer().verifier().clone()]
     }
 
     pub(crate) async fn sealer(&self) -> Sealer {
-        let signer = self.secret.parse().unwrap();
-        Sealer::open(self.log.clone(), "p-", signer, Vec::new()).await.unwrap()
+        Sealer::open(self.log.clone(), "p-", self.signer(), Vec::new()).await.unwrap()
     }
 
     /// Appends events to partition 0, ids `e<number>`.

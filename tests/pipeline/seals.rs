@@ -147,6 +147,11 @@ fn an_event_is_proved_to_a_stranger(hub: &Hub) {
     hub.succeed("primalcore", &["audit", "seal"]);
     assert_eq!(found(hub, 0, &["--kept", "proof.json"]), [vec![], vec![]]);
     hub.succeed("primalcore", &["audit", "prove", &format!("e{}", EVENTS + 49)]);
+    hub.succeed("primalcore", &["audit", "prove", "--since", "proof.json", "--out", "growth.json"]);
+    std::fs::copy(hub.folder.path().join("growth.json"), stranger.folder.path().join("growth.json")).unwrap();
+    let line = stranger.succeed("primalcore", &["audit", "check", "growth.json", "--key", "public"]);
+    assert!(line.contains(" has only grown from "), "{line}");
+    ends(&stranger, 3, &["audit", "check", "growth.json", "--key", other.trim()]);
     let (_, told) = ends(hub, 3, &[CONSISTENCY, &["--key", other.trim()]].concat());
     assert!(told.contains("orders is not as it was sealed"), "{told}");
 }

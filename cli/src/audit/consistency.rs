@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use primal_replay::Progress;
-use primal_seal::{Checkpoint, Proof, Report, Verifier};
+use primal_seal::{Checkpoint, Report, Verifier};
 
+use super::prove::note;
 use crate::output::{self, Bar, grouped};
 use crate::{ConfigFile, Failure, Outcome, exit};
 
@@ -48,12 +49,10 @@ impl Consistency {
     }
 }
 
-/// A checkpoint from a file: the note itself, or the one in a proof.
 fn kept(file: &Path, keys: &[Verifier]) -> Result<Checkpoint, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
-    let note = Proof::read(&text).map_or(text, |proof| proof.checkpoint);
-    let opened = Checkpoint::open(&note, keys);
-    let (checkpoint, _) = opened.map_err(|error| Failure::usage(format!("{} is {error}", file.display())))?;
+    let note = note(file)?;
+    let (checkpoint, _) =
+        Checkpoint::open(&note, keys).map_err(|error| Failure::usage(format!("{} is {error}", file.display())))?;
     Ok(checkpoint)
 }
 
