@@ -84,9 +84,8 @@ impl Running {
                     None => all_ended = true,
                 },
             }
-            // With a gateway the hub still takes events when all sinks have stopped, and others may publish what is to be
-            // sealed; without either it does nothing.
-            if self.workers.is_empty() && self.gateway.is_none() && self.sealing.is_none() {
+            // With a gateway the hub still takes events when all sinks have stopped; without one it does nothing.
+            if self.workers.is_empty() && self.gateway.is_none() {
                 break;
             }
         }

@@ -67,7 +67,7 @@ pub struct Sealer {
     signer: Signer,
     trusted: Vec<Verifier>,
     table: Keyed,
-    states: BTreeMap<String, State>,
+    states: BTreeMap<String, Result<State, String>>,
 }
 
 impl Sealer {
@@ -90,7 +90,7 @@ impl Sealer {
     /// Seals what a collection got since the last time; what that was, by tree.
     ///
     /// # Errors
-    /// The log's, or what is on record of a tree is not signed by a known key.
+    /// The log's, or what is on record of a tree is not signed by a known key; then all other trees are sealed.
     pub async fn seal(&mut self, collection: &Collection, epochs: &Epochs) -> Result<Vec<Sealed>, SealError> {
         let topic = collection.topic();
         let extents = self.log.extents(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
@@ -102,40 +102,41 @@ impl Sealer {
             )));
         }
         for (row, value) in self.table.changes(&*self.log).await? {
-            match value.map(|value| serde_json::from_slice(&value)) {
-                Some(Ok(state)) => drop(self.states.insert(row, state)),
-                Some(Err(error)) => {
-                    return Err(SealError::Different(format!("the state of the seal {row} cannot be read: {error}")));
-                }
+            match value {
+                Some(value) => drop(self.states.insert(row, serde_json::from_slice(&value).map_err(|e| e.to_string()))),
                 None => drop(self.states.remove(&row)),
             }
         }
-        let mut sealed = Vec::new();
+        // A tree that is not to be trusted does not leave the others without seals.
+        let (mut sealed, mut different) = (Vec::new(), None);
         for tree in Tree::all(collection, epochs, extents.len()) {
             let Some(extent) = usize::try_from(tree.partition).ok().and_then(|index| extents.get(index)) else {
                 continue;
             };
-            sealed.extend(self.tree(&tree, *extent).await?);
+            match self.tree(&tree, *extent).await {
+                Err(error @ SealError::Different(_)) => different = different.or(Some(error)),
+                other => sealed.extend(other?),
+            }
         }
-        Ok(sealed)
+        different.map_or(Ok(sealed), Err)
     }
 
     async fn tree(&self, tree: &Tree, extent: Extent) -> Result<Option<Sealed>, SealError> {
         let (row, origin) = (tree.row(), tree.origin(&self.prefix));
-        let state = self.states.get(&row);
+        let distrusted = |reason: String| {
+            let what = "is not sealed any further, its last checkpoint is not to be trusted";
+            SealError::Different(format!("{origin} {what}: {reason}"))
+        };
+        let state = self.states.get(&row).cloned().transpose().map_err(distrusted)?;
         let start = extent.start.max(tree.span.start);
-        let (first, next) = state.map_or((start, start), |state| (state.first, state.next));
+        let (first, next) = state.as_ref().map_or((start, start), |state| (state.first, state.next));
         let end = extent.end.min(tree.span.end);
         if next >= end {
             return Ok(None);
         }
         let compact = match state {
             None => Compact::default(),
-            Some(state) => state.tree(&origin, &self.trusted).map_err(|reason| {
-                SealError::Different(format!(
-                    "{origin} is not sealed any further, its last checkpoint is not to be trusted: {reason}"
-                ))
-            })?,
+            Some(state) => state.tree(&origin, &self.trusted).map_err(distrusted)?,
         };
         if next < start {
             tracing::warn!(
@@ -316,6 +317,28 @@ mod tests {
         let reports =
             crate::consistency(&*world.log, "p-", &world.collection, &world.epochs, &keys, &[], |_| {}).await.unwrap();
         assert_eq!((reports[0].sealed, reports[0].differences), (6, 0));
+    }
+
+    #[tokio::test]
+    async fn a_tree_whose_state_is_damaged_is_not_begun_anew() {
+        let mut world = World::new(1).await;
+        world.publish(3).await;
+        let mut sealer = world.sealer().await;
+        seal(&mut sealer, &world).await;
+        let rows = Keyed::rows(&*world.log, Topic::seals()).await.unwrap();
+        let mut state: State = serde_json::from_slice(&rows["things/0/0"]).unwrap();
+        state.nodes[0].replace_range(..1, if state.nodes[0].starts_with('A') { "B" } else { "A" });
+        for damaged in [b"{}".to_vec(), serde_json::to_vec(&state).unwrap()] {
+            let table = Keyed::open(&*world.log, Topic::seals()).await.unwrap();
+            table.put(&*world.log, [("things/0/0".to_owned(), Some(damaged))]).await.unwrap();
+            world.publish(1).await;
+            for _ in 0..2 {
+                let error = sealer.seal(&world.collection, &world.epochs).await.unwrap_err().to_string();
+                assert!(error.starts_with("primalcore/p-things/0/0 is not sealed any further"), "{error}");
+            }
+            let what = &world.compare(&[]).await[0].findings[0].what;
+            assert!(what.starts_with("the state of the seal is not to be trusted"), "{what}");
+        }
     }
 
     #[tokio::test]
