@@ -71,7 +71,11 @@ impl From<SettingsError> for Failure {
 
 impl From<HubError> for Failure {
     fn from(error: HubError) -> Self {
-        let code = if matches!(error, HubError::Usage(_)) { exit::USAGE } else { exit::FAILED };
+        let code = match error {
+            HubError::Usage(_) => exit::USAGE,
+            HubError::Different(_) => exit::DIFFERENT,
+            _ => exit::FAILED,
+        };
         Failure::new(code, error)
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +153,21 @@ impl Epochs {
         self.0.iter().rev().find(holds).or(self.0.first()).map_or(0, |life| life.epoch)
     }
 
+    /// The offsets of a partition that belong to each epoch, oldest first; none that has no offsets.
+    pub fn spans(&self, partition: Partition) -> Vec<(u64, Range<Offset>)> {
+        let index = usize::try_from(partition).unwrap_or(usize::MAX);
+        let mut spans = Vec::new();
+        let mut end = Offset::MAX;
+        for life in self.0.iter().rev() {
+            if let Some(from) = life.from.get(index).filter(|from| **from < end) {
+                spans.push((life.epoch, *from..end));
+                end = *from;
+            }
+        }
+        spans.reverse();
+        spans
+    }
+
     /// The oldest epoch that this topic still has events of.
     pub fn oldest(&self) -> u64 {
         self.0.first().map_or(0, |life| life.epoch)
@@ -195,6 +211,23 @@ mod tests {
         assert_eq!((Version::new(3, 41).epoch(), Version::new(3, 41).offset()), (3, 41));
         assert!(Version::new(8191, (1 << 40) - 2).0 < 1 << 53);
         assert_eq!(Position::new(2, 9).to_string(), "9@e2");
+    }
+
+    #[test]
+    fn every_offset_is_in_the_span_of_its_epoch() {
+        let first = Epochs::first(2);
+        assert_eq!(first.spans(0), [(0, 0..Offset::MAX)]);
+        let wider = first.extended(&[100, 0, 0]);
+        assert_eq!(wider.spans(0), [(0, 0..100), (1, 100..Offset::MAX)]);
+        assert_eq!((wider.spans(1), wider.spans(2)), (vec![(1, 0..Offset::MAX)], vec![(1, 0..Offset::MAX)]));
+        assert_eq!(wider.spans(3), []);
+        for lives in [first.clone(), wider.clone(), wider.renewed(2), wider.extended(&[7, 9, 11])] {
+            for (partition, offset) in [(0, 0), (0, 99), (0, 100), (1, 0), (2, 0), (2, 50)] {
+                let span = lives.spans(partition).into_iter().find(|(_, span)| span.contains(&offset));
+                let expected = (partition as usize) < lives.partitions();
+                assert_eq!(span.map(|(epoch, _)| epoch), expected.then(|| lives.at(partition, offset)));
+            }
+        }
     }
 
     #[test]

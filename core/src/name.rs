@@ -100,6 +100,16 @@ impl Topic {
         Topic("primal.status".into())
     }
 
+    /// Where the sealing of each partition stands (compacted).
+    pub fn seals() -> Self {
+        Topic("primal.seals".into())
+    }
+
+    /// All signed checkpoints, with the hashes of the records that each one covers.
+    pub fn checkpoints() -> Self {
+        Topic("primal.checkpoints".into())
+    }
+
     /// The name, without prefix.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -13,6 +13,7 @@ use primal_schemas::Schema;
 use serde::Deserialize;
 
 use crate::mapping::{GraphSettings, SeriesSettings, VectorSettings};
+use crate::snapshots::SnapshotConfig;
 use crate::yaml;
 
 /// What surrounds a store's own settings.
@@ -34,6 +35,8 @@ pub struct Config {
     pub instance: Option<String>,
     /// States that are kept along the log, for questions about the past.
     pub snapshots: SnapshotConfig,
+    /// Sealing, if a key is configured.
+    pub audit: Option<AuditConfig>,
 }
 
 #[derive(Deserialize)]
@@ -46,36 +49,10 @@ struct Root {
     primal: Option<PrimalSettings>,
     instance: Option<String>,
     snapshots: Option<SnapshotConfig>,
+    audit: Option<AuditConfig>,
     #[serde(default)]
     #[serde(rename = "sinks")]
     _sinks: serde::de::IgnoredAny,
-}
-
-/// Snapshots: a cache, so that a question about the past reads the log from the nearest one and not from its start.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SnapshotConfig {
-    /// The folder.
-    #[serde(default = "snapshots")]
-    pub path: PathBuf,
-    /// Events of a partition between two.
-    #[serde(default = "every")]
-    pub every: u64,
-    /// Whether `run` makes them: where the config has the group.
-    #[serde(skip, default = "yes")]
-    pub asked: bool,
-}
-
-fn snapshots() -> PathBuf {
-    PathBuf::from("primalcore-snapshots")
-}
-
-fn every() -> u64 {
-    25_000
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// Which log to use.
@@ -87,6 +64,17 @@ pub enum LogConfig {
     Kafka(primal_log_kafka::Config),
     /// A file on this machine.
     Embedded(primal_log_embedded::Config),
+}
+
+impl LogConfig {
+    /// What stands before the name of every topic.
+    pub fn prefix(&self) -> &str {
+        match self {
+            #[cfg(feature = "kafka")]
+            LogConfig::Kafka(config) => &config.topic_prefix,
+            LogConfig::Embedded(_) => "",
+        }
+    }
 }
 
 /// The HTTP gateway.
@@ -101,6 +89,24 @@ pub struct GatewayConfig {
     /// Open connections, at most.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
+}
+
+/// Evidence that the record was not tampered with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The file with the private key that signs checkpoints.
+    pub key: PathBuf,
+    /// Public keys that signed before this one did.
+    #[serde(default)]
+    pub former_keys: Vec<String>,
+    /// `primalcore run` seals this often, in seconds.
+    #[serde(default = "seal_every_s")]
+    pub seal_every_s: u32,
+}
+
+fn seal_every_s() -> u32 {
+    10
 }
 
 fn max_event_bytes() -> usize {
@@ -215,6 +221,9 @@ impl Config {
         {
             return Err(part("primal")?.error("expected three finite numbers"));
         }
+        if root.audit.as_ref().is_some_and(|audit| audit.seal_every_s == 0) {
+            return Err(part("audit")?.error("`seal_every_s` is 0; expected 1 or more"));
+        }
         let sinks = part("sinks")?;
         let sinks = if settings.member("sinks")?.is_some() { sinks.members()? } else { Vec::new() };
         let sinks = sinks.into_iter().map(|(name, settings)| sink(&name, &settings, &collections));
@@ -226,13 +235,8 @@ impl Config {
             collections,
             primal,
             instance: root.instance,
-            snapshots: match root.snapshots {
-                Some(SnapshotConfig { every: 0, .. }) => {
-                    return Err(part("snapshots")?.error("`every` is 0; expected 1 or more"));
-                }
-                Some(snapshots) => snapshots,
-                None => SnapshotConfig { path: snapshots(), every: every(), asked: false },
-            },
+            snapshots: SnapshotConfig::check(root.snapshots, &part("snapshots")?)?,
+            audit: root.audit,
         })
     }
 
@@ -459,6 +463,10 @@ sinks:
             (
                 &*format!("{log}sinks:\n  s: {{ type: postgres, url: \"${{NO}}\" }}\n"),
                 "hub.yaml:3: the environment variable NO is not set; set it, or write ${NO:-default}",
+            ),
+            (
+                &*format!("{log}audit: {{ key: a, seal_every_s: 0 }}\n"),
+                "hub.yaml:2: audit: `seal_every_s` is 0; expected 1 or more",
             ),
             (
                 &*format!("{log}sinks:\n  s: {{ type: sqlite, path: a, delivery: {{ batch_evnts: 3 }} }}\n"),

@@ -33,6 +33,9 @@ pub enum HubError {
     /// A sink's.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The log is not as it was sealed.
+    #[error("{0}")]
+    Different(String),
 }
 
 impl HubError {
@@ -40,7 +43,7 @@ impl HubError {
     pub fn is_passing(&self) -> bool {
         match self {
             HubError::Log(error) | HubError::Lives(LivesError::Log(error)) => error.is_passing(),
-            HubError::Usage(_) | HubError::Lives(_) | HubError::Sink(_) => false,
+            HubError::Usage(_) | HubError::Lives(_) | HubError::Sink(_) | HubError::Different(_) => false,
         }
     }
 }

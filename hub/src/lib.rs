@@ -7,10 +7,13 @@ mod files;
 mod hub;
 mod mapping;
 mod run;
+mod seals;
+mod snapshots;
 mod status;
 mod yaml;
 
-pub use config::{Config, GatewayConfig, LogConfig, SinkConfig};
+pub use config::{AuditConfig, Config, GatewayConfig, LogConfig, SinkConfig};
 pub use hub::{Hub, HubError};
 pub use run::Running;
+pub use snapshots::SnapshotConfig;
 pub use status::{Row, rows};

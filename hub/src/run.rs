@@ -1,7 +1,8 @@
-//! A running hub: the gateway and one worker per sink. A sink that stops does not stop the others.
+//! A running hub: the gateway, one worker per sink, and sealing. A sink that stops does not stop the others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use primal_producer::Producer;
@@ -25,13 +26,14 @@ pub struct Running {
     shutdown: CancellationToken,
     workers: JoinSet<Result<(), WorkerError>>,
     gateway: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    sealing: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Running {
-    /// Starts the gateway, if one is configured, and the workers of the given sinks (all when none are given).
+    /// Starts the gateway and sealing, if they are configured, and the workers of the given sinks (all when none are given).
     ///
     /// # Errors
-    /// A name is unknown, the address is taken, or the log's.
+    /// A name is unknown, the address is taken, the key to seal with cannot be read, or the log's.
     pub async fn start(hub: Arc<Hub>, sinks: &[String], shutdown: CancellationToken) -> Result<Self, HubError> {
         let metrics = metrics();
         let producer = Arc::new(hub.producer());
@@ -58,7 +60,14 @@ impl Running {
             let serving = Gateway::new(producer.clone(), told, limits).serve(listener, shutdown.clone());
             gateway = Some(tokio::spawn(serving));
         }
-        Ok(Running { listen, producer, shutdown, workers, gateway })
+        let sealing = match &hub.config.audit {
+            Some(config) => {
+                let (sealer, every) = (hub.sealer().await?, Duration::from_secs(config.seal_every_s.into()));
+                Some(tokio::spawn(hub.clone().keep_sealed(sealer, every, shutdown.clone())))
+            }
+            None => None,
+        };
+        Ok(Running { listen, producer, shutdown, workers, gateway, sealing })
     }
 
     /// Waits for the shutdown, then until everything that was begun is finished. The errors are those of sinks that
@@ -88,6 +97,9 @@ impl Running {
         }
         if let Some(gateway) = self.gateway {
             let _ = gateway.await;
+        }
+        if let Some(sealing) = self.sealing {
+            let _ = sealing.await;
         }
         stopped
     }
@@ -163,6 +175,6 @@ mod tests {
                 clients.push(tokio::net::TcpStream::connect(address).await.unwrap());
             }
         };
-        tokio::time::timeout(std::time::Duration::from_millis(900), burst).await.unwrap();
+        tokio::time::timeout(Duration::from_millis(900), burst).await.unwrap();
     }
 }

@@ -11,5 +11,6 @@
 mod contract;
 mod kafka;
 mod letters;
+mod seals;
 mod told;
 mod week;
