@@ -175,6 +175,6 @@ mod tests {
                 clients.push(tokio::net::TcpStream::connect(address).await.unwrap());
             }
         };
-        tokio::time::timeout(std::time::Duration::from_millis(900), burst).await.unwrap();
+        tokio::time::timeout(Duration::from_millis(900), burst).await.unwrap();
     }
 }
