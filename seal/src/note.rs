@@ -289,10 +289,10 @@ mod tests {
         // More signatures do no harm; one of a known key that does not fit does.
         let both = format!("{note}{}", b.sign(text).rsplit_once("\n\n").unwrap().1);
         assert_eq!(open(&both, &keys).unwrap().0, text);
-        assert_eq!(open(&both, &[b.verifier.clone()]).unwrap().1, &b.verifier);
+        assert_eq!(open(&both, std::slice::from_ref(&b.verifier)).unwrap().1, &b.verifier);
         let forged = note.replace("two", "too");
         assert_eq!(open(&forged, &keys), Err(NoteError::Forged(a.verifier.label())));
-        let unknown = open(&note, &[b.verifier.clone()]).unwrap_err().to_string();
+        let unknown = open(&note, std::slice::from_ref(&b.verifier)).unwrap_err().to_string();
         assert_eq!(
             unknown,
             format!("not signed by {}; it carries signatures of {}", b.verifier.label(), a.verifier.label())

@@ -327,7 +327,8 @@ mod tests {
         seal(&mut sealer, &world).await;
         let rows = Keyed::rows(&*world.log, Topic::seals()).await.unwrap();
         let mut state: State = serde_json::from_slice(&rows["things/0/0"]).unwrap();
-        state.nodes[0].replace_range(..1, if state.nodes[0].starts_with('A') { "B" } else { "A" });
+        let other = if state.nodes[0].starts_with('A') { "B" } else { "A" };
+        state.nodes[0].replace_range(..1, other);
         for damaged in [b"{}".to_vec(), serde_json::to_vec(&state).unwrap()] {
             let table = Keyed::open(&*world.log, Topic::seals()).await.unwrap();
             table.put(&*world.log, [("things/0/0".to_owned(), Some(damaged))]).await.unwrap();
