@@ -395,3 +395,132 @@ fn row<T: Serialize>(id: &str, what: &str, value: Option<&T>) -> Result<NewRecor
     let key = Some(format!("{id}/{what}").into_bytes());
     Ok(NewRecord { topic: Topic::replays(), partition: Some(0), key, value, headers: Vec::new() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use primal_core::Clock;
+    use primal_log_embedded::{Config, EmbeddedLog};
+
+    use super::*;
+
+    struct Hand(AtomicI64);
+
+    impl Clock for Hand {
+        fn now(&self) -> Timestamp {
+            Timestamp(self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    struct World {
+        log: Arc<dyn EventLog>,
+        clock: Arc<Hand>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let config = Config { path: folder.path().join("log.db") };
+            let log = Arc::new(EmbeddedLog::open(config, Env::system()).await.unwrap());
+            World { log, clock: Arc::new(Hand(AtomicI64::new(1_000_000_000))), _folder: folder }
+        }
+
+        /// A board as a process on another machine sees it.
+        async fn board(&self, seed: u64) -> Board {
+            let here = Here { host: format!("host-{seed}"), space: format!("space {seed}"), pid: 1 };
+            Board::open(self.log.clone(), Env::seeded(self.clock.clone(), seed), here).await.unwrap()
+        }
+
+        fn pass(&self, time: Duration) {
+            self.clock.0.fetch_add(i64::try_from(time.as_micros()).unwrap(), Ordering::Relaxed);
+        }
+    }
+
+    fn spec(from: &str) -> Spec {
+        Spec { sinks: vec!["pg".to_owned()], from: from.to_owned(), ..Spec::default() }
+    }
+
+    fn part(collection: &str) -> Part {
+        Part { sink: "pg".to_owned(), collection: collection.to_owned(), mode: Some(Mode::Shadow), ..Part::default() }
+    }
+
+    fn refused<T>(result: Result<T, ReplayError>) -> String {
+        match result {
+            Err(ReplayError::Taken(message)) => message,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("it was not refused"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_second_claim_of_a_target_is_refused_and_names_the_first() {
+        let world = World::new().await;
+        let first = world.board(1).await.claim(&spec("earliest"), vec![part("a"), part("b")], false).await.unwrap();
+        let told = refused(world.board(2).await.claim(&spec("now"), vec![part("b")], false).await);
+        assert!(told.starts_with(&format!("b into pg is being replayed by {} (running", first.id())), "{told}");
+        assert!(told.contains("pid 1 on host-1"), "{told}");
+        world.board(3).await.claim(&spec("now"), vec![part("c")], false).await.unwrap();
+        let copy = Part { into: Some("copy".to_owned()), ..part("a") };
+        world.board(4).await.claim(&spec("now"), vec![copy], false).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_two_at_once_the_one_that_the_log_has_first_stays() {
+        let world = World::new().await;
+        let (early, late) = (world.board(1).await, world.board(2).await);
+        let late_view = late.hold(&spec("now"), vec![part("a")], None).await.unwrap();
+        // It has not read anything since, so it learns of the other only behind its own claim.
+        let told = refused(early.hold(&spec("earliest"), vec![part("a")], None).await);
+        assert!(told.contains(late_view.id()), "{told}");
+        assert_eq!(world.board(3).await.jobs().len(), 1, "the loser leaves nothing");
+    }
+
+    #[tokio::test]
+    async fn a_silent_job_is_dead_and_the_same_command_takes_it_up() {
+        let world = World::new().await;
+        let mut first = world.board(1).await.claim(&spec("earliest"), vec![part("a"), part("b")], false).await.unwrap();
+        let done = Part { state: State::Done, ..part("a") };
+        first.beat(State::Paused, vec![done, Part { state: State::Running, ..part("b") }]).await.unwrap();
+        world.pass(SILENT - Duration::from_secs(1));
+        assert_eq!(world.board(2).await.jobs()[0].state, State::Paused);
+        world.pass(Duration::from_secs(1));
+        let job = world.board(2).await.jobs().remove(0);
+        assert_eq!((job.state, job.said), (State::Dead, State::Paused));
+        let other = world.board(2).await.claim(&spec("now"), vec![part("c")], false).await.unwrap();
+        assert!(!other.resumes && other.id() != first.id());
+        let again = world.board(3).await.claim(&spec("earliest"), vec![part("a"), part("b")], false).await.unwrap();
+        assert_eq!((again.id(), again.resumes), (first.id(), true));
+        assert_eq!(again.parts().iter().map(|part| part.state).collect::<Vec<_>>(), [State::Done, State::Waiting]);
+        // The one that was taken as dead wakes up, and is told.
+        let told = refused(first.wish().await);
+        assert!(told.contains(&format!("replayed by {}", again.id())), "{told}");
+        let jobs = world.board(4).await.jobs();
+        assert_eq!(jobs.iter().filter(|job| job.state == State::Running).count(), 2);
+    }
+
+    #[tokio::test]
+    async fn wishes_reach_the_job_and_do_not_outlive_it() {
+        let world = World::new().await;
+        let mut claim = world.board(1).await.claim(&spec("earliest"), vec![part("a")], false).await.unwrap();
+        assert_eq!(claim.wish().await.unwrap(), None);
+        world.board(2).await.ask(claim.id(), Wish::Pause).await.unwrap();
+        assert_eq!(claim.wish().await.unwrap(), Some(Wish::Pause));
+        claim.beat(State::Interrupted, vec![part("a")]).await.unwrap();
+        let mut again = world.board(3).await.claim(&spec("earliest"), vec![part("a")], false).await.unwrap();
+        assert!(again.resumes);
+        assert_eq!(again.wish().await.unwrap(), None);
+    }
+
+    #[test]
+    fn many_keys_are_not_recorded_but_still_tell_commands_apart() {
+        let keys = |count: usize| (0..count).map(|i| format!("key-{i:05}")).collect::<Vec<_>>();
+        let many = Spec { keys: keys(30_000), ..spec("earliest") };
+        assert_eq!((many.recorded().unrecorded_keys, many.recorded().keys.len()), (Some(30_000), 0));
+        let more = Spec { keys: keys(30_001), ..spec("earliest") };
+        assert_ne!(many.digest(), more.digest());
+        assert_eq!(many.digest(), Spec { rate: Some(5.0), ..many.clone() }.digest());
+        assert_eq!(spec("earliest").recorded(), spec("earliest"));
+    }
+}

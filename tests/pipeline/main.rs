@@ -11,5 +11,7 @@
 mod contract;
 mod kafka;
 mod letters;
+mod replay;
+mod replay_jobs;
 mod told;
 mod week;

@@ -1,5 +1,6 @@
 //! `replay gc`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -40,10 +41,10 @@ impl Gc {
         let cancel = interrupted();
         let mut found = Vec::new();
         for sink in hub.sinks(&self.sinks)? {
-            let replay = hub.replay(sink, Pace::default(), cancel.clone()).await?;
+            let replay = Arc::new(hub.replay(sink, Pace::default(), cancel.clone()).await?);
             for feed in feeds(&hub, sink, &self.collections)? {
                 for left in replay.left(&feed, &board, self.older_than).await? {
-                    found.push((hub.replay(sink, Pace::default(), cancel.clone()).await?, feed.clone(), left));
+                    found.push((replay.clone(), feed.clone(), left));
                 }
             }
         }
