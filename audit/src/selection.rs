@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use primal_core::log::{EventLog, Limits};
-use primal_core::{LogError, Offset, Partition, RecordRef, Records, header};
+use primal_core::{LogError, Offset, Partition, RecordRef, Records};
 
 use crate::nearest::{Field, nearest};
 use crate::scan::{ScanError, Source};
@@ -135,6 +135,8 @@ fn found(field: Field, values: &mut BTreeSet<String>, record: &RecordRef<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use primal_core::header;
+
     use super::*;
     use crate::testing::World;
 

@@ -285,6 +285,12 @@ impl Progress for Bar {
         *slot = bar;
     }
 
+    fn skip(&self, events: u64) {
+        let bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        bar.inc(events);
+        bar.reset_eta();
+    }
+
     fn advance(&self, events: u64) {
         self.bar.lock().unwrap_or_else(PoisonError::into_inner).inc(events);
     }

@@ -79,6 +79,8 @@ pub trait Progress: Send + Sync {
     fn begin(&self, phase: &str, total: u64);
     /// So many more events have been seen.
     fn advance(&self, events: u64);
+    /// So many were seen by an earlier run, and are not seen again.
+    fn skip(&self, events: u64);
     /// All before an offset of a partition has been written; only a repair says so, which has no position in the store.
     fn reached(&self, _partition: Partition, _offset: Offset) {}
 }

@@ -67,6 +67,7 @@ impl Replay {
         if read_from >= read_to {
             return Ok(());
         }
+        progress.skip((read_from - range.from).max(0) as u64);
         let epochs = &request.feed.epochs;
         let mut touched: HashSet<String> = HashSet::new();
         let mut reader = self.log.read(&target.collection.topic(), partition, read_from..read_to).await?;

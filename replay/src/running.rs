@@ -108,6 +108,14 @@ impl Progress for Noted {
         self.inner.advance(events);
     }
 
+    fn skip(&self, events: u64) {
+        self.course.change(self.index, |pace| {
+            pace.part.done += events;
+            pace.lately = vec![(Instant::now(), pace.part.done)];
+        });
+        self.inner.skip(events);
+    }
+
     fn reached(&self, partition: Partition, offset: Offset) {
         self.course.change(self.index, |pace| {
             pace.part.reached.insert(partition, offset);

@@ -93,13 +93,18 @@ impl Replay {
         }
         self.sink.prepare(target).await?;
         progress.begin("rebuild", plan.events);
+        progress.skip(self.filled(request, plan, target).await?);
         let mut ranges = plan.ranges.clone();
         self.fill(request, target, &ranges, progress).await?;
-        // A long fill leaves a longer tail behind; each round's tail is shorter than the one before.
+        // A long fill leaves a longer tail behind; each round's tail is shorter than the one before, unless the pace is below
+        // that of live traffic.
+        let (mut tail, held_back) = (u64::MAX, self.job.pace() != Pace::default());
         for _ in 0..20 {
-            if self.extend(request, &mut ranges).await? <= NEARLY {
+            let added = self.extend(request, &mut ranges).await?;
+            if added <= NEARLY || (held_back && added >= tail) {
                 break;
             }
+            tail = added;
             self.fill(request, target, &ranges, progress).await?;
         }
         let report = self.verified(request, plan, target, progress).await?;
@@ -131,9 +136,17 @@ impl Replay {
         }
         self.sink.prepare(target).await?;
         progress.begin("copy", plan.events);
+        progress.skip(self.filled(request, plan, target).await?);
         self.fill(request, target, &plan.ranges, progress).await?;
         let report = self.verified(request, plan, target, progress).await?;
         Ok(Rebuilt { events: plan.events, verified: Some(report), ..self.nothing(request, Mode::Copy) })
+    }
+
+    /// How many of the events a build has from an earlier run.
+    async fn filled(&self, request: &Request, plan: &Plan, target: &Target) -> Result<u64, ReplayError> {
+        let positions = self.sink.positions(target).await?;
+        let at = |range: &Range| request.feed.epochs.resume(positions.get(&range.partition).copied());
+        Ok(plan.ranges.iter().map(|range| (at(range).min(range.to) - range.from).max(0) as u64).sum())
     }
 
     async fn verified(

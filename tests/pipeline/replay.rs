@@ -91,7 +91,8 @@ async fn a_selection_is_compared_and_mended(mut hub: Hub) {
     damage(&hub, "UPDATE orders SET data = '{\"total\":99}' WHERE _key = 'o2'").await;
     damage(&hub, "UPDATE orders SET _version = 0 WHERE _key = 'o3'").await;
     damage(&hub, "UPDATE orders SET data = '{\"total\":0}' WHERE _key = 'o4'").await;
-    damage(&hub, "INSERT INTO orders SELECT 'ghost', _version + 9000, _event_id, _time, _alpha, _lambda, _k, _deleted, data FROM orders WHERE _key = 'o5'").await;
+    damage(&hub, "INSERT INTO orders (_key, _version, _event_id, _time, _alpha, _lambda, _k, _deleted, data) \
+         SELECT 'ghost', _version + 9000, _event_id, _time, _alpha, _lambda, _k, _deleted, data FROM orders WHERE _key = 'o5'").await;
 
     let all = lists([&["o1"], &["ghost"], &["o2", "o4"], &["o3"]]);
     assert_eq!(diff(&hub, &[]), all);

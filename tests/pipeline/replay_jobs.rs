@@ -131,7 +131,6 @@ fn a_job_obeys_and_survives_a_kill(hub: Hub) {
     // It is taken up where it was, so less is left than all.
     let again = Replay::start(&hub, &[&["resume", &id]]);
     let resumed = Instant::now();
-    assert_eq!(at_work(&hub), id);
     assert!(again.ended().success());
     assert!(resumed.elapsed() < Duration::from_secs(6), "{:?}", resumed.elapsed());
     let job = status(&hub, &id);

@@ -41,6 +41,7 @@ struct Silent;
 impl Progress for Silent {
     fn begin(&self, _: &str, _: u64) {}
     fn advance(&self, _: u64) {}
+    fn skip(&self, _: u64) {}
 }
 
 /// What the collection looks like in the sink.
@@ -144,7 +145,8 @@ impl Operator {
         let (spec, env) = (self.setup.spec(), process.env());
         let options = self.setup.options();
         let cancel = process.ending().clone();
-        let job = Job::new(SINK, &spec, sink.clone(), log.clone(), options, Pace::default(), env.clone(), cancel).await?;
+        let job =
+            Job::new(SINK, &spec, sink.clone(), log.clone(), options, Pace::default(), env.clone(), cancel).await?;
         Ok(Replay::new(SINK, &spec, sink, log, job, env))
     }
 
