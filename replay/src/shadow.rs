@@ -92,8 +92,9 @@ impl Replay {
             swap.begin(target, &plan.selection).await?;
         }
         self.sink.prepare(target).await?;
+        let filled = self.filled(request, plan, target).await?;
         progress.begin("rebuild", plan.events);
-        progress.skip(self.filled(request, plan, target).await?);
+        progress.skip(filled);
         let mut ranges = plan.ranges.clone();
         self.fill(request, target, &ranges, progress).await?;
         // A long fill leaves a longer tail behind; each round's tail is shorter than the one before, unless the pace is below
@@ -135,8 +136,9 @@ impl Replay {
             )));
         }
         self.sink.prepare(target).await?;
+        let filled = self.filled(request, plan, target).await?;
         progress.begin("copy", plan.events);
-        progress.skip(self.filled(request, plan, target).await?);
+        progress.skip(filled);
         self.fill(request, target, &plan.ranges, progress).await?;
         let report = self.verified(request, plan, target, progress).await?;
         Ok(Rebuilt { events: plan.events, verified: Some(report), ..self.nothing(request, Mode::Copy) })

@@ -97,7 +97,8 @@ async fn a_job_obeys_and_survives_a_kill_kafka() {
 
 fn a_job_obeys_and_survives_a_kill(hub: Hub) {
     assert!(list(&hub).is_empty());
-    let first = Replay::start(&hub, &[ALL, SLOW]);
+    // 18 s for all events: several commands fit in, also on a busy machine.
+    let first = Replay::start(&hub, &[ALL, &["--rate", "100/s"]]);
     let id = at_work(&hub);
     let part = &status(&hub, &id)["parts"][0];
     assert_eq!(
@@ -116,23 +117,29 @@ fn a_job_obeys_and_survives_a_kill(hub: Hub) {
     let stood = done(&status(&hub, &id));
     std::thread::sleep(Duration::from_millis(1_500));
     assert_eq!(done(&status(&hub, &id)), stood);
-    assert!(stood < 1_500, "too late to tell: {stood}");
     hub.succeed("replay", &["resume", &id]);
     std::thread::sleep(Duration::from_millis(1_000));
     hub.succeed("replay", &["pause", &id]);
     let stood = done(&status(&hub, &id));
-    assert!(stood > 0);
+    assert!((200..1_600).contains(&stood), "too early or too late to tell: {stood}");
     first.kill();
     let job = status(&hub, &id);
     assert_eq!((&job["state"], &job["said"]), (&json!("dead"), &json!("paused")), "known at once on the same machine");
     assert_eq!(done(&job), stood);
     refused(&hub, 1, &["replay", "pause", &id], "has no process any more");
 
-    // It is taken up where it was, so less is left than all.
+    // It is taken up where it was: what was done then is there at once.
     let again = Replay::start(&hub, &[&["resume", &id]]);
-    let resumed = Instant::now();
+    let until = Instant::now() + Duration::from_secs(20);
+    let first_heard = loop {
+        let job = status(&hub, &id);
+        if job["state"] == "running" && job["parts"][0]["state"] == "running" && done(&job) != stood {
+            break done(&job);
+        }
+        assert!(Instant::now() < until, "{job:#?}");
+    };
+    assert!(first_heard >= stood, "{first_heard} of {stood}");
     assert!(again.ended().success());
-    assert!(resumed.elapsed() < Duration::from_secs(6), "{:?}", resumed.elapsed());
     let job = status(&hub, &id);
     assert_eq!((&job["state"], &job["parts"][0]["state"]), (&json!("done"), &json!("done")));
     refused(&hub, 2, &["replay", "resume", &id], "is done");
