@@ -4,6 +4,7 @@
 mod diff;
 mod nearest;
 mod scan;
+mod selection;
 mod standing;
 mod state;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod verify;
 pub use diff::{Change, changes};
 pub use nearest::{Field, nearest};
 pub use scan::{Entry, Part, Scan, ScanError, Source, Span};
+pub use selection::{Selection, Within, known};
 pub use standing::{Fate, Question, Standing};
 pub use state::{AsOf, Entity, StateError, Versions};
 pub use trace::{Step, trace};

@@ -21,6 +21,8 @@ pub enum Field {
     Type,
     /// The actor.
     Actor,
+    /// What belongs together.
+    Correlation,
 }
 
 impl Field {
@@ -30,6 +32,7 @@ impl Field {
             Field::Key => record.key,
             Field::Type => record.headers.get(header::TYPE),
             Field::Actor => record.headers.get(header::ACTOR),
+            Field::Correlation => record.headers.get(header::CORRELATION),
         }
     }
 
@@ -39,6 +42,7 @@ impl Field {
             Field::Key => "key",
             Field::Type => "type",
             Field::Actor => "actor",
+            Field::Correlation => "correlation id",
         }
     }
 }

@@ -12,9 +12,11 @@ use primal_core::error::LogError;
 use primal_core::event::{EventRef, Op};
 use primal_core::log::{EventLog, Limits};
 use primal_core::sink::Stored;
-use primal_core::{Digest, Epochs, Offset, Partition, Projection, Records, Sink, SinkError, Target, Version};
+use primal_core::{Digest, Epochs, Offset, Partition, Projection, Reader, Records, Sink, SinkError, Target, Version};
 use primal_runtime::dead_letter::{self, Origin};
 use serde::Serialize;
+
+use crate::selection::Within;
 
 /// How many differences of each sort a report lists; all are counted.
 const LISTED: usize = 100;
@@ -40,6 +42,8 @@ pub struct Scope {
     pub from: BTreeMap<Partition, Offset>,
     /// Only these keys; all when empty.
     pub keys: BTreeSet<String>,
+    /// Only the records of these events are looked at, of a build that holds others too.
+    pub within: Option<Within>,
 }
 
 /// One record that is not as the log says.
@@ -119,6 +123,8 @@ struct Entry {
     same: Option<bool>,
     /// Whether the log has any event of it, applied or not.
     known: bool,
+    /// Whether it is one of those that are looked at.
+    chosen: bool,
 }
 
 /// Compares a build with the log. `progress` is told how many events have been read.
@@ -135,36 +141,25 @@ pub async fn verify(
 ) -> Result<Report, VerifyError> {
     let reader = sink.reader().ok_or_else(|| VerifyError::Unreadable(target.sink.to_string()))?;
     let before = sink.positions(target).await?;
-    let mut entries: HashMap<String, Entry> = HashMap::new();
-    let mut cursor: Option<String> = None;
-    loop {
-        let page = reader.scan(target, cursor.as_deref()).await?;
-        for stored in page.records {
-            let digest = stored.digest();
-            let Stored { identity, version, event_id, .. } = stored;
-            entries.entry(identity).or_default().stored = Some((version, digest, event_id));
-        }
-        cursor = page.next;
-        if cursor.is_none() {
-            break;
-        }
-    }
+    let mut entries = stored(reader, target, scope).await?;
     let letters: BTreeSet<Origin> = dead_letter::read_all(log, &target.sink).await?.into_keys().collect();
     let mut report = Report {
         sink: target.sink.to_string(),
         collection: target.collection.to_string(),
         place: target.place(),
-        records: entries.len() as u64,
         ..Report::default()
     };
     let topic = target.collection.topic();
     let extents = log.extents(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
     let mut oldest = BTreeMap::new();
+    let of_keys = || scope.keys.iter().flat_map(|key| epochs.partitions_of(key)).collect::<BTreeSet<_>>();
+    let asked = (scope.within.is_some() && !scope.keys.is_empty()).then(of_keys);
     for (partition, extent) in (0..).zip(extents) {
         let (start, end) = (scope.from.get(&partition).copied().unwrap_or(0).max(extent.start), extent.end);
         oldest.insert(partition, extent.start);
         let settled = epochs.resume(before.get(&partition).copied());
-        if start >= end {
+        let elsewhere = asked.as_ref().is_some_and(|asked| !asked.contains(&partition));
+        if start >= end || elsewhere {
             continue;
         }
         let mut reader = log.read(&topic, partition, start..end).await?;
@@ -178,7 +173,8 @@ pub async fn verify(
                 let Ok(event) = EventRef::decode(record) else { continue };
                 if scope.keys.is_empty() || scope.keys.contains(event.key) {
                     let must = !is_letter && record.offset < settled;
-                    compare(&mut entries, target, &event, version, must);
+                    let chosen = scope.within.as_ref().is_none_or(|within| within.takes(partition, &record));
+                    compare(&mut entries, target, &event, version, Seen { must, chosen });
                 }
             }
             progress(records.len() as u64);
@@ -189,13 +185,57 @@ pub async fn verify(
     Ok(report)
 }
 
-/// Takes in one event of the log. `must`: the store has to have applied it.
-fn compare(entries: &mut HashMap<String, Entry>, target: &Target, event: &EventRef<'_>, version: Version, must: bool) {
+/// What the store has. Of keys that are named each is asked for, of everything else all is read.
+async fn stored(reader: &dyn Reader, target: &Target, scope: &Scope) -> Result<HashMap<String, Entry>, SinkError> {
+    let mut entries: HashMap<String, Entry> = HashMap::new();
+    let mut take = |stored: Stored, chosen: bool| {
+        let digest = stored.digest();
+        let Stored { identity, version, event_id, .. } = stored;
+        let entry = entries.entry(identity).or_default();
+        entry.stored = Some((version, digest, event_id));
+        entry.chosen = chosen;
+    };
+    if let Some(within) = &scope.within
+        && !scope.keys.is_empty()
+        && !target.projection.keeps_every_event()
+    {
+        for key in &scope.keys {
+            if let Some(found) = reader.get(target, key).await? {
+                // Where nothing but keys says what is meant, one without any event is meant too.
+                take(found, within.selection.has_only_keys());
+            }
+        }
+        return Ok(entries);
+    }
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = reader.scan(target, cursor.as_deref()).await?;
+        page.records.into_iter().for_each(|found| take(found, scope.within.is_none()));
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(entries);
+        }
+    }
+}
+
+/// How an event counts.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// The store has to have applied it.
+    must: bool,
+    /// It is one of those whose records are looked at.
+    chosen: bool,
+}
+
+/// Takes in one event of the log.
+fn compare(entries: &mut HashMap<String, Entry>, target: &Target, event: &EventRef<'_>, version: Version, seen: Seen) {
+    let Seen { must, chosen } = seen;
     let first = target.projection == Projection::Events;
     let data = event.data.and_then(|data| std::str::from_utf8(data).ok());
     let Some(identity) = target.identity(event.key, event.id, data, event.time()) else { return };
     let entry = entries.entry_ref(&*identity).or_default();
     entry.known = true;
+    entry.chosen |= chosen;
     // A repeated id is the same event, and the first counts; of a key's states the newest does, and a key may have events
     // in two partitions, where the partition count was changed.
     if must && entry.settled.is_none_or(|(settled, _)| !first && settled < version) {
@@ -222,7 +262,8 @@ fn judge(
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
     // Below this, an event may have been in the log once.
     let gone = oldest.iter().filter(|(_, start)| **start > 0).map(|(p, start)| epochs.version(*p, *start)).max();
-    for (key, entry) in sorted {
+    for (key, entry) in sorted.into_iter().filter(|(_, entry)| entry.chosen) {
+        report.records += u64::from(entry.stored.is_some());
         let settled = entry.settled.map(|(version, _)| version);
         match (&entry.stored, entry.settled) {
             (None, Some((version, true))) => report.missing.add(&key, Some(version), None),

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use clap::{Args, Subcommand};
-use primal_replay::{At, Request};
-use primal_runtime::{Feed, Parked, dead_letter};
+use primal_audit::Selection;
+use primal_replay::Request;
+use primal_runtime::{Feed, Pace, Parked, dead_letter};
 
 use crate::output;
 use crate::{ConfigFile, Failure, Outcome, interrupted};
@@ -84,7 +85,7 @@ impl Which {
     async fn redrive(self) -> Outcome {
         let hub = self.config.open().await?;
         let sink = hub.config.sink(&self.sink).map_err(Failure::usage)?;
-        let replay = hub.replay(sink, interrupted()).await?;
+        let replay = hub.replay(sink, Pace::default(), interrupted()).await?;
         let mut refused = 0;
         for feed in hub.feeds(sink, self.collection.as_deref())? {
             let collection = feed.collection.clone();
@@ -110,5 +111,5 @@ impl Which {
 }
 
 fn request(feed: Feed, keys: BTreeSet<String>) -> Request {
-    Request { feed, from: At::Earliest, to: None, keys, mode: None, into: None, restart: false }
+    Request { selection: Selection { keys, ..Selection::default() }, ..Request::whole(feed) }
 }

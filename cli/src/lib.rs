@@ -198,7 +198,8 @@ pub fn primalcore() -> ExitCode {
 }
 
 #[derive(Parser)]
-#[command(name = "replay", version)]
+#[command(name = "replay", version, disable_help_subcommand = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct ReplayCli {
     #[command(flatten)]
     command: replay_command::Replay,

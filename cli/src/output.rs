@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{ContentArrangement, Table};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use primal_replay::Progress;
 use rustix::event::{PollFd, PollFlags};
 use serde::Serialize;
@@ -209,38 +209,90 @@ pub(crate) fn grouped(number: impl Into<i128>) -> String {
     format!("{sign}{out}")
 }
 
+/// So many seconds, as people read them.
+pub(crate) fn span(seconds: u64) -> String {
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds} s"),
+        (0, _) => format!("{minutes} min {} s", seconds % 60),
+        _ => format!("{} h {minutes} min", grouped(i128::from(hours))),
+    }
+}
+
+/// Progress bars below each other on a terminal; nothing elsewhere.
+pub(crate) struct Bars(MultiProgress);
+
+impl Bars {
+    pub(crate) fn new() -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Bars(MultiProgress::with_draw_target(match terminal {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        }))
+    }
+
+    /// Another one, with what it is about.
+    pub(crate) fn bar(&self, what: &str) -> Bar {
+        Bar { bars: self.0.clone(), what: what.to_owned(), bar: Mutex::new(ProgressBar::hidden()) }
+    }
+
+    /// Prints something above them.
+    pub(crate) fn suspend(&self, print: impl FnOnce()) {
+        self.0.suspend(print);
+    }
+
+    pub(crate) fn clear(&self) {
+        let _ = self.0.clear();
+    }
+}
+
 /// A progress bar on a terminal; nothing elsewhere.
-pub(crate) struct Bar(Mutex<ProgressBar>);
+pub(crate) struct Bar {
+    bars: MultiProgress,
+    what: String,
+    bar: Mutex<ProgressBar>,
+}
 
 impl Bar {
     pub(crate) fn new() -> Self {
-        Bar(Mutex::new(ProgressBar::hidden()))
+        Bars::new().bar("")
     }
 
     pub(crate) fn finish(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).finish_and_clear();
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner).finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 
 impl Progress for Bar {
     fn begin(&self, phase: &str, total: u64) {
-        let target =
-            if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let known = "{msg:<18} {bar:32} {human_pos:>11}/{human_len} events  {per_sec:>16}  ETA {eta}";
         let unknown = "{msg:<18} {spinner} {human_pos:>11} events  {per_sec:>16}";
         let style = ProgressStyle::with_template(if total > 0 { known } else { unknown });
-        let bar = ProgressBar::with_draw_target((total > 0).then_some(total), target);
+        let mut slot = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.finish_and_clear();
+        let bar = ProgressBar::with_draw_target((total > 0).then_some(total), ProgressDrawTarget::hidden());
+        let bar = self.bars.add(bar);
         if let Ok(style) = style {
             bar.set_style(style.progress_chars("━╸ "));
         }
-        bar.set_message(phase.to_owned());
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.finish_and_clear();
+        bar.set_message(format!("{} {phase}", self.what).trim_start().to_owned());
         *slot = bar;
     }
 
+    fn skip(&self, events: u64) {
+        let bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        bar.inc(events);
+        bar.reset_eta();
+    }
+
     fn advance(&self, events: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).inc(events);
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner).inc(events);
     }
 }
 

@@ -1,46 +1,77 @@
-//! `replay`, which is also `primalcore replay`.
+//! `replay`, which is also `primalcore replay`: what is to be replayed, the plan of it, and doing it.
 
+mod doing;
+mod gc;
+mod jobs;
+mod shown;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
+use primal_audit::{Selection, Source, known};
 use primal_core::Env;
-use primal_replay::{At, Mode, Plan, Rebuilt, ReplayError, Request};
-use primal_runtime::Feed;
+use primal_hub::{Hub, SinkConfig};
+use primal_replay::{At, Mode, Request, Spec};
+use primal_runtime::{Feed, Pace};
+use tokio_util::sync::CancellationToken;
 
-use crate::output::{self, Bar, grouped};
-use crate::{ConfigFile, Failure, Outcome, audit, interrupted};
+use crate::output::{self, Bar};
+use crate::{ConfigFile, Failure, Outcome, exit, interrupted};
 
-/// Rebuild or repair a store from the log. Prints a plan; with --execute it is done.
+/// Rebuild or repair stores from the log. Prints a plan; with --execute it is done.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Replay {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     #[command(flatten)]
     config: ConfigFile,
-    /// The sink's name in the config
-    #[arg(long, value_name = "NAME")]
-    sink: String,
-    /// Where to begin: earliest, now, a date, RFC 3339, how long ago (2h), or offset:PARTITION:OFFSET
+    /// The sinks' names in the config; several are replayed side by side
+    #[arg(long = "sink", value_name = "A,B", value_delimiter = ',', required = true)]
+    sinks: Vec<String>,
+    /// Where to begin: earliest, now, a date, a time (UTC without a zone), how long ago (2h), or offset:PARTITION:OFFSET
     #[arg(long, value_name = "T", value_parser = at, required_unless_present = "rollback")]
     from: Option<At>,
-    /// Where to end; the present end when absent
+    /// Where to end; when absent a repair ends where the log ended at its start, and a rebuild follows the log
     #[arg(long, value_name = "T", value_parser = at)]
     to: Option<At>,
-    /// Only this collection; all of the sink's when absent
-    #[arg(long, value_name = "NAME")]
-    collection: Option<String>,
-    /// Only this key
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
-    /// Build beside and swap, or write in place; shadow for a whole collection, repair for a range or a key
+    /// Only these collections; all of the sink's when absent
+    #[arg(long = "collection", value_name = "A,B", value_delimiter = ',')]
+    collections: Vec<String>,
+    /// Only this key; may be repeated
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+    /// Only the keys in this file, one a line
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Only entities with an event of this CloudEvents type; may be repeated
+    #[arg(long = "type", value_name = "TYPE")]
+    types: Vec<String>,
+    /// Only entities with an event of this correlation id; may be repeated
+    #[arg(long = "correlation", value_name = "ID")]
+    correlations: Vec<String>,
+    /// Build beside and swap, or write in place; shadow for whole collections, repair for a part of one
     #[arg(long)]
     mode: Option<ModeName>,
     /// Build a copy under this name, and leave it there
     #[arg(long, value_name = "NAME")]
     into: Option<String>,
+    /// At most so many events per second, over all partitions of a sink
+    #[arg(long, value_name = "N/s", value_parser = Pace::parse_rate)]
+    rate: Option<f64>,
+    /// At most this share of the store's time
+    #[arg(long, value_name = "P%", value_parser = Pace::parse_budget)]
+    budget: Option<f64>,
     /// Do it; without this the plan is printed
     #[arg(long)]
     execute: bool,
+    /// Compare store and log: what would change; nothing is written, and exit code 3 says that something would
+    #[arg(long, conflicts_with_all = ["execute", "rollback"])]
+    diff: bool,
     /// Make the previous generation live again
-    #[arg(long, conflicts_with_all = ["from", "to", "key", "mode", "into"])]
+    #[arg(long, conflicts_with_all = ["from", "to", "keys", "key_file", "types", "correlations", "mode", "into"])]
     rollback: bool,
     /// Throw an unfinished rebuild of another selection away
     #[arg(long)]
@@ -48,6 +79,22 @@ pub(crate) struct Replay {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// The replays that run or ran, the last first
+    List(jobs::List),
+    /// How far one is; those that run when no id is given
+    Status(jobs::Status),
+    /// Let one stand still
+    Pause(jobs::Which),
+    /// Let one go on; one whose process is gone is taken up here
+    Resume(jobs::Which),
+    /// End one; what it built stays until it is collected
+    Cancel(jobs::Which),
+    /// Drop generations that are not live: previous ones, and rebuilds that nobody finishes
+    Gc(gc::Gc),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -58,137 +105,219 @@ enum ModeName {
     Repair,
 }
 
+/// One sink and what is to be done there.
+struct Lane<'a> {
+    sink: &'a SinkConfig,
+    replay: Arc<primal_replay::Replay>,
+    requests: Vec<Request>,
+}
+
 fn at(text: &str) -> Result<At, String> {
     At::parse(text, Env::system().now())
 }
 
 impl Replay {
     pub(crate) async fn run(self) -> Outcome {
-        let hub = self.config.open().await?;
-        let sink = hub.config.sink(&self.sink).map_err(Failure::usage)?;
-        if let Some(name) = &self.into
-            && hub.config.collections.keys().any(|collection| collection.as_str() == name)
-        {
-            return Err(Failure::usage(format!("--into {name} is a collection's own name; choose another")));
+        match self.verb {
+            None => self.replay().await,
+            Some(Verb::List(list)) => list.run().await,
+            Some(Verb::Status(status)) => status.run().await,
+            Some(Verb::Pause(which)) => which.pause().await,
+            Some(Verb::Resume(which)) => which.resume().await,
+            Some(Verb::Cancel(which)) => which.cancel().await,
+            Some(Verb::Gc(gc)) => gc.run().await,
         }
-        let feeds = hub.feeds(sink, self.collection.as_deref())?;
-        if self.into.is_some() && feeds.len() > 1 {
-            return Err(Failure::usage("--into takes one collection; name it with --collection"));
-        }
-        let replay = hub.replay(sink, interrupted()).await?;
-        for feed in feeds {
-            let request = self.request(feed);
-            match self.rollback {
-                true => self.roll_back(&replay, &request).await?,
-                false => self.one(&replay, &request).await?,
-            }
-        }
-        Ok(())
     }
 
-    fn request(&self, feed: Feed) -> Request {
-        Request {
-            feed,
-            from: self.from.clone().unwrap_or(At::Earliest),
-            to: self.to.clone(),
-            keys: self.key.iter().cloned().collect(),
+    async fn replay(self) -> Outcome {
+        let hub = self.config.open().await?;
+        let spec = self.spec()?;
+        let cancel = interrupted();
+        let lanes = lanes(&hub, &spec, self.restart, &cancel).await?;
+        if self.rollback {
+            return self.roll_back(&hub, &lanes, &spec).await;
+        }
+        if self.diff {
+            return self.differences(&lanes).await;
+        }
+        let mut plans = Vec::new();
+        for lane in &lanes {
+            for request in &lane.requests {
+                plans.push(lane.replay.plan(request).await?);
+            }
+        }
+        if self.json && !self.execute {
+            return plans.iter().try_for_each(output::json);
+        }
+        if !self.json {
+            plans.iter().for_each(|plan| shown::plan(plan, &spec));
+        }
+        if !self.execute {
+            output::remark("nothing was written; add --execute to do it, or --diff to see what would change");
+            return Ok(());
+        }
+        let board = hub.replays().await?;
+        let claim = board.claim(&spec, doing::parts(&lanes, &plans), self.restart).await?;
+        doing::execute(&hub, claim, lanes, &cancel, self.json).await
+    }
+
+    fn spec(&self) -> Result<Spec, Failure> {
+        let mut keys: BTreeSet<String> = self.keys.iter().cloned().collect();
+        if let Some(file) = &self.key_file {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Failure::usage(format!("--key-file {} cannot be read: {error}", file.display())))?;
+            keys.extend(text.lines().filter(|line| !line.is_empty()).map(str::to_owned));
+            if keys.is_empty() {
+                return Err(Failure::usage(format!("--key-file {} has no key; expected one a line", file.display())));
+            }
+        }
+        Ok(Spec {
+            sinks: unique(&self.sinks),
+            collections: unique(&self.collections),
+            from: self.from.clone().unwrap_or(At::Earliest).to_string(),
+            to: self.to.as_ref().map(At::to_string),
+            keys: keys.into_iter().collect(),
+            unrecorded_keys: None,
+            types: unique(&self.types),
+            correlations: unique(&self.correlations),
             mode: self.mode.map(|mode| match mode {
                 ModeName::Shadow => Mode::Shadow,
                 ModeName::Repair => Mode::Repair,
             }),
             into: self.into.clone(),
-            restart: self.restart,
-        }
+            rate: self.rate,
+            budget: self.budget,
+        })
     }
 
-    async fn roll_back(&self, replay: &primal_replay::Replay, request: &Request) -> Outcome {
-        let generation = replay.rollback(request).await?;
-        let collection = &request.feed.collection;
-        if self.json {
-            return output::json(&serde_json::json!({
-                "sink": self.sink, "collection": collection.as_str(), "generation": generation
-            }));
+    async fn roll_back(&self, hub: &Hub, lanes: &[Lane<'_>], spec: &Spec) -> Outcome {
+        for lane in lanes {
+            for request in &lane.requests {
+                let (sink, collection) = (&lane.sink.name, &request.feed.collection);
+                let mut board = hub.replays().await?;
+                board.free(sink, collection.as_str()).await?;
+                let generation = lane.replay.rollback(request).await?;
+                board.note(spec, doing::rolled_back(sink, collection.as_str())).await?;
+                if self.json {
+                    output::json(&serde_json::json!({
+                        "sink": sink, "collection": collection.as_str(), "generation": generation
+                    }))?;
+                } else {
+                    output::line(&format!(
+                        "{collection}: generation {generation} is live again; a worker brings it up to date"
+                    ));
+                }
+            }
         }
-        output::line(&format!("{collection}: generation {generation} is live again; a worker brings it up to date"));
         Ok(())
     }
 
-    async fn one(&self, replay: &primal_replay::Replay, request: &Request) -> Outcome {
-        let plan = replay.plan(request).await?;
-        if !self.execute {
-            if self.json {
-                return output::json(&plan);
+    async fn differences(&self, lanes: &[Lane<'_>]) -> Outcome {
+        let bar = Bar::new();
+        let mut diffs = Vec::new();
+        for lane in lanes {
+            for request in &lane.requests {
+                diffs.push(lane.replay.diff(request, &bar).await?);
             }
-            show(&plan);
-            output::remark("nothing was written; add --execute to do it");
-            return Ok(());
         }
-        if !self.json {
-            show(&plan);
-        }
-        let bar = Arc::new(Bar::new());
-        let result = replay.execute(request, &plan, bar.clone()).await;
         bar.finish();
-        match result {
-            Ok(done) if self.json => output::json(&done),
-            Ok(done) => {
-                told(&done);
-                Ok(())
-            }
-            Err(ReplayError::Different(report)) => {
-                audit::show(std::slice::from_ref(&report));
-                Err(ReplayError::Different(report).into())
-            }
-            Err(other) => Err(other.into()),
+        match self.json {
+            true => output::json(&diffs)?,
+            false => shown::diffs(&diffs),
+        }
+        let differ = diffs.iter().filter(|diff| !diff.report.is_clean());
+        let names: Vec<String> =
+            differ.map(|diff| format!("{} in {}", diff.report.collection, diff.report.sink)).collect();
+        match names.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::new(
+                exit::DIFFERENT,
+                format!("{} is not as the log says; --execute instead of --diff changes it", names.join(", ")),
+            )),
         }
     }
 }
 
-fn show(plan: &Plan) {
-    let (mode, verb) = match plan.mode {
-        Mode::Shadow => ("shadow", "builds beside, verifies, swaps"),
-        Mode::Repair => ("repair", "writes in place"),
-        Mode::Copy => ("copy", "builds a copy"),
-    };
-    output::line(&format!("{} into {} as {mode} ({verb}), at {}", plan.collection, plan.sink, plan.place));
-    let rows = plan.ranges.iter().map(|range| {
-        let (from, to, count) = (grouped(range.from), grouped(range.to), grouped(range.to - range.from));
-        vec![range.partition.to_string(), from, to, count, grouped(range.dropped)]
-    });
-    output::table(&["partition", "from", "to", "events", "gone"], rows.collect());
-    let megabytes = plan.bytes as f64 / 1e6;
-    output::line(&format!(
-        "{} events, about {megabytes:.1} MB, about {} s at 40,000 events/s",
-        grouped(plan.events),
-        plan.seconds.max(1)
-    ));
-    if plan.resumes {
-        output::line("an earlier run was interrupted; this goes on from there");
-    }
-    for note in &plan.notes {
-        output::line(&format!("note: {note}"));
-    }
+fn unique(names: &[String]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    names.iter().filter(|name| seen.insert(name.as_str())).cloned().collect()
 }
 
-fn told(done: &Rebuilt) {
-    let events = grouped(done.events);
-    match (done.mode, done.generation, &done.verified) {
-        (Mode::Shadow, Some(generation), Some(report)) => output::line(&format!(
-            "{}: generation {generation} is live: {events} events, {} records verified; --rollback returns to the one before",
-            done.collection,
-            grouped(report.verified)
-        )),
-        (Mode::Copy, _, Some(report)) => output::line(&format!(
-            "{}: copied: {events} events, {} records verified in {}",
-            done.collection,
-            grouped(report.verified),
-            report.place
-        )),
-        _ => output::line(&format!(
-            "{}: repaired: {events} events read, {} records written, {} refused by the store",
-            done.collection,
-            grouped(done.applied),
-            grouped(done.rejected)
-        )),
+/// What a spec asks for, sink by sink; names and values that nobody knows are refused.
+async fn lanes<'a>(
+    hub: &'a Hub,
+    spec: &Spec,
+    restart: bool,
+    cancel: &CancellationToken,
+) -> Result<Vec<Lane<'a>>, Failure> {
+    if let Some(count) = spec.unrecorded_keys {
+        return Err(Failure::usage(format!(
+            "its {count} keys are too many to be kept with it; give the command with its --key-file again, it goes on \
+             from where it was"
+        )));
+    }
+    if let Some(name) = &spec.into
+        && hub.config.collections.keys().any(|collection| collection.as_str() == name)
+    {
+        return Err(Failure::usage(format!("--into {name} is a collection's own name; choose another")));
+    }
+    let selection = Selection {
+        keys: spec.keys.iter().cloned().collect(),
+        kinds: spec.types.iter().cloned().collect(),
+        correlations: spec.correlations.iter().cloned().collect(),
+    };
+    let bound = |text: &str| At::parse(text, hub.env.now()).map_err(Failure::usage);
+    let (from, to) = (bound(&spec.from)?, spec.to.as_deref().map(bound).transpose()?);
+    let mut lanes = Vec::new();
+    let mut sources: Vec<Source> = Vec::new();
+    for sink in hub.sinks(&spec.sinks)? {
+        let feeds = feeds(hub, sink, &spec.collections)?;
+        if spec.into.is_some() && feeds.len() > 1 {
+            return Err(Failure::usage("--into takes one collection; name it with --collection"));
+        }
+        let pace = Pace { rate: spec.rate, budget: spec.budget };
+        let replay = Arc::new(hub.replay(sink, pace, cancel.clone()).await?);
+        for feed in &feeds {
+            if !sources.iter().any(|source| source.collection == feed.collection) {
+                sources.push(Source { collection: feed.collection.clone(), epochs: feed.epochs.clone() });
+            }
+        }
+        let request = |feed: Feed| Request {
+            feed,
+            from: from.clone(),
+            to: to.clone(),
+            selection: selection.clone(),
+            mode: spec.mode,
+            into: spec.into.clone(),
+            restart,
+        };
+        lanes.push(Lane { sink, replay, requests: feeds.into_iter().map(request).collect() });
+    }
+    if !selection.is_all() {
+        known(&*hub.log, &sources, &selection).await?;
+    }
+    Ok(lanes)
+}
+
+fn feeds(hub: &Hub, sink: &SinkConfig, collections: &[String]) -> Result<Vec<Feed>, Failure> {
+    if collections.is_empty() {
+        return Ok(hub.feeds(sink, None)?);
+    }
+    let mut feeds = Vec::new();
+    for collection in collections {
+        feeds.extend(hub.feeds(sink, Some(collection))?);
+    }
+    Ok(feeds)
+}
+
+/// The seconds of a span such as `7d`.
+fn span(text: &str) -> Result<std::time::Duration, String> {
+    let now = Env::system().now();
+    match (text == "0", At::parse(text, now)) {
+        (true, _) => Ok(std::time::Duration::ZERO),
+        (_, Ok(At::Time(moment))) if text.starts_with(|c: char| c.is_ascii_digit()) && !text.contains('-') => {
+            Ok(now.since(moment))
+        }
+        _ => Err(format!("{text:?} is no span of time; expected such as 12h or 7d, or 0")),
     }
 }

@@ -110,6 +110,11 @@ impl Topic {
         Topic("primal.checkpoints".into())
     }
 
+    /// The replays that run or ran, and what is asked of them (compacted).
+    pub fn replays() -> Self {
+        Topic("primal.replays".into())
+    }
+
     /// The name, without prefix.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -12,8 +12,8 @@ use primal_core::sink::Build;
 use primal_core::{Collection, Env, Epochs, SinkError};
 use primal_log_embedded::EmbeddedLog;
 use primal_producer::{Options, Producer, Published};
-use primal_replay::Replay;
-use primal_runtime::{Feed, Job, Worker};
+use primal_replay::{Board, Here, Replay};
+use primal_runtime::{Feed, Job, Pace, Worker};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, LogConfig, SinkConfig};
@@ -171,15 +171,24 @@ impl Hub {
         Ok(Worker::new(&sink.name, &instance, sink.spec, store, log, feeds, sink.delivery.clone(), env).await?)
     }
 
-    /// Replays into a sink until `cancel`.
+    /// Replays into a sink at a pace until `cancel`.
     ///
     /// # Errors
     /// The log's.
-    pub async fn replay(&self, sink: &SinkConfig, cancel: CancellationToken) -> Result<Replay, HubError> {
+    pub async fn replay(&self, sink: &SinkConfig, pace: Pace, cancel: CancellationToken) -> Result<Replay, HubError> {
         let (store, log, env) = (sink.sink.clone(), self.log.clone(), self.env.clone());
         let delivery = sink.delivery.clone();
-        let job = Job::new(&sink.name, sink.spec, store.clone(), log.clone(), delivery, env.clone(), cancel).await?;
+        let (spec, name) = (sink.spec, &sink.name);
+        let job = Job::new(name, spec, store.clone(), log.clone(), delivery, pace, env.clone(), cancel).await?;
         Ok(Replay::new(&sink.name, sink.spec, store, log, job, env))
+    }
+
+    /// The replays that run or ran, as the log has them.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn replays(&self) -> Result<Board, HubError> {
+        Ok(Board::open(self.log.clone(), self.env.clone(), Here::new(&self.instance())).await?)
     }
 
     /// Compares the live generation of one collection in a sink with the log.

@@ -1,6 +1,6 @@
 //! Why a replay did not do what was asked.
 
-use primal_audit::{Report, VerifyError};
+use primal_audit::{Report, ScanError, VerifyError};
 use primal_core::error::LogError;
 use primal_core::lives::LivesError;
 use primal_core::{Fault, Retry, SinkError};
@@ -18,6 +18,12 @@ pub enum ReplayError {
     /// Stopped half-way; the same command goes on from there.
     #[error("{0}")]
     Interrupted(String),
+    /// The store cannot be asked what it holds.
+    #[error("sink {0} cannot be asked what it holds: {1}; `primalcore check` looks at every store")]
+    Store(String, SinkError),
+    /// Somebody else is at it.
+    #[error("{0}")]
+    Taken(String),
     /// The store failed.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -50,6 +56,15 @@ impl From<VerifyError> for ReplayError {
             VerifyError::Sink(error) => ReplayError::Sink(error),
             VerifyError::Log(error) => ReplayError::Log(error),
             VerifyError::Unreadable(_) => ReplayError::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<ScanError> for ReplayError {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Usage(message) => ReplayError::Usage(message),
+            ScanError::Log(error) => ReplayError::Log(error),
         }
     }
 }

@@ -43,7 +43,7 @@ impl Replay {
             log: self.log.clone(),
             target: target.clone(),
             epochs: request.feed.epochs.clone(),
-            keys: Arc::new(request.keys.clone()),
+            keys: Arc::new(request.selection.keys.clone()),
             letters: Arc::new(self.letters(target).await?),
             partitions: ranges.len(),
             stop: stop.clone(),
@@ -95,6 +95,7 @@ impl Fill {
                 }
                 let mut left_out: HashSet<Offset> =
                     records.iter().filter(|r| !self.takes(partition, r)).map(|r| r.offset).collect();
+                self.job.admit(records.len() - left_out.len()).await?;
                 self.job.apply(&self.target, &self.epochs, partition, &records, &mut position, &mut left_out).await?;
                 progress.advance(records.len() as u64);
                 records.clear();

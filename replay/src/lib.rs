@@ -2,30 +2,40 @@
 //! is verified and swapped in atomically, or a *repair* in place of a range or of keys, or a copy under another name.
 
 mod at;
+mod board;
+mod diff;
 mod error;
 mod feed;
+mod gc;
+mod jobs;
 mod passed;
 mod plan;
 mod redrive;
 mod repair;
+mod running;
 mod shadow;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use primal_audit::Selection;
 use primal_core::log::EventLog;
-use primal_core::{Env, Sink, SinkSpec};
+use primal_core::{Env, Offset, Partition, Sink, SinkSpec};
 use primal_runtime::{Feed, Job};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use at::At;
+pub use board::{Board, Claim, Wish};
+pub use diff::Diff;
 pub use error::ReplayError;
+pub use gc::{Garbage, Left};
+pub use jobs::{Beat, Here, Job as Listed, Part, PartState, Spec, State};
 pub use plan::{Plan, Range};
 pub use redrive::Redriven;
+pub use running::{Audience, Ended, Lane, run};
 pub use shadow::Rebuilt;
 
 /// How a replay writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Builds a generation beside the live one, verifies it and swaps it in.
@@ -45,8 +55,8 @@ pub struct Request {
     pub from: At,
     /// Where to end; the present end when absent.
     pub to: Option<At>,
-    /// Only these keys; all when empty.
-    pub keys: BTreeSet<String>,
+    /// Which entities; all, or a part that is written again in place.
+    pub selection: Selection,
     /// How to write; when absent shadow for the whole collection, else repair.
     pub mode: Option<Mode>,
     /// The name of a copy.
@@ -55,12 +65,24 @@ pub struct Request {
     pub restart: bool,
 }
 
+impl Request {
+    /// All of a collection, up to now.
+    pub fn whole(feed: Feed) -> Self {
+        let selection = Selection::default();
+        Request { feed, from: At::Earliest, to: None, selection, mode: None, into: None, restart: false }
+    }
+}
+
 /// Somebody who is told how a job goes.
 pub trait Progress: Send + Sync {
     /// A phase begins; `total` is how many events it will see, about.
     fn begin(&self, phase: &str, total: u64);
     /// So many more events have been seen.
     fn advance(&self, events: u64);
+    /// So many were seen by an earlier run, and are not seen again.
+    fn skip(&self, events: u64);
+    /// All before an offset of a partition has been written; only a repair says so, which has no position in the store.
+    fn reached(&self, _partition: Partition, _offset: Offset) {}
 }
 
 /// Replays into one sink.
@@ -77,5 +99,10 @@ impl Replay {
     /// For a sink of a given name.
     pub fn new(name: &str, spec: &SinkSpec, sink: Arc<dyn Sink>, log: Arc<dyn EventLog>, job: Job, env: Env) -> Self {
         Replay { name: name.to_owned(), sink, spec: *spec, log, job, env }
+    }
+
+    /// Stops before the next write, or goes on.
+    pub fn pause(&self, paused: bool) {
+        self.job.pause(paused);
     }
 }

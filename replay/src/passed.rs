@@ -33,7 +33,7 @@ impl Replay {
             letter.origin.topic == collection.as_str()
                 && letter.origin.epoch >= request.feed.epochs.oldest()
                 && letter.kind != Kind::Undecodable
-                && (request.keys.is_empty() || request.keys.contains(&letter.key))
+                && (request.selection.keys.is_empty() || request.selection.keys.contains(&letter.key))
                 && ranges.iter().any(here)
         };
         let letters: Vec<DeadLetter> =

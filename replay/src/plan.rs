@@ -1,20 +1,23 @@
 //! The plan: what a replay would read and write, without doing it.
 
+use std::collections::BTreeMap;
+
+use primal_audit::{Source, Within};
 use primal_core::log::{Extent, Limits};
 use primal_core::name::check_name;
 use primal_core::sink::{Build, Builds, Class, SwapKind};
-use primal_core::{Offset, Partition, Records};
-use serde::Serialize;
+use primal_core::{Offset, Partition, Records, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::{At, Mode, Replay, ReplayError, Request};
 
 /// Records looked at per partition to estimate sizes.
 const SAMPLE: usize = 500;
 /// Events per second assumed for the estimate of time; the progress bar replaces it by what is measured.
-const ASSUMED_RATE: u64 = 40_000;
+const ASSUMED_RATE: f64 = 40_000.0;
 
 /// Offsets of one partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// The partition.
     pub partition: Partition,
@@ -43,8 +46,10 @@ pub struct Plan {
     pub events: u64,
     /// Bytes in all ranges, estimated from a sample.
     pub bytes: u64,
-    /// Seconds that it takes at 40,000 events/s.
+    /// Seconds that it takes at that rate.
     pub seconds: u64,
+    /// Events per second that are reckoned with: 40,000, or what it is held to.
+    pub rate: f64,
     /// Whether an earlier run was interrupted and this one would go on from there.
     pub resumes: bool,
     /// What somebody should know before saying yes.
@@ -55,6 +60,29 @@ pub struct Plan {
     /// The selection as text; a rebuild of another selection is not continued.
     #[serde(skip)]
     pub(crate) selection: String,
+    /// Of a repair that was begun before: up to where each partition has been written.
+    #[serde(skip)]
+    pub(crate) reached: BTreeMap<Partition, Offset>,
+}
+
+impl Plan {
+    /// The same repair as one that was begun before, from where that was.
+    pub fn go_on(&mut self, ranges: Vec<Range>, reached: BTreeMap<Partition, Offset>) {
+        self.events = count(&ranges);
+        self.ranges = ranges;
+        self.resumes = true;
+        self.reached = reached;
+    }
+
+    /// The events that are meant.
+    pub(crate) fn within(&self, request: &Request) -> Within {
+        let ranges = self.ranges.iter().map(|range| (range.partition, range.from..range.to)).collect();
+        Within { ranges, selection: request.selection.clone() }
+    }
+}
+
+fn count(ranges: &[Range]) -> u64 {
+    ranges.iter().map(|r| (r.to - r.from).max(0) as u64).sum()
 }
 
 impl Replay {
@@ -64,6 +92,7 @@ impl Replay {
     /// The request makes no sense, or the log or the store cannot be asked.
     pub async fn plan(&self, request: &Request) -> Result<Plan, ReplayError> {
         let mode = mode(request)?;
+        self.moments(request)?;
         if mode == Mode::Shadow && self.spec.capability.swap == SwapKind::None {
             return Err(usage(format!("{} cannot swap generations; use --mode repair or --into NAME", self.spec.name)));
         }
@@ -71,11 +100,13 @@ impl Replay {
             self.writes_in_place("build a new generation (--mode shadow) or a copy (--into NAME)")?;
         }
         let collection = &request.feed.collection;
-        let builds = self.sink.builds(&self.name, collection).await?;
+        let down = |error| ReplayError::Store(self.name.clone(), error);
+        let builds = self.sink.builds(&self.name, collection).await.map_err(down)?;
         let selection = selection(request);
         let mut notes = Vec::new();
         let (build, resumes) = build(request, mode, &builds, &selection, &mut notes)?;
         let ranges = self.ranges(request).await?;
+        self.first_moment(request, &mut notes).await?;
         let dropped: Offset = ranges.iter().map(|r| r.dropped).sum();
         if dropped > 0 {
             notes
@@ -91,8 +122,10 @@ impl Replay {
         }
         if mode == Mode::Repair {
             notes.push("keys in the range get their newest state, whenever that was written".into());
+            notes.push("a record of which the log has no event stays; a rebuild (--mode shadow) leaves it out".into());
         }
-        let events: u64 = ranges.iter().map(|r| (r.to - r.from).max(0) as u64).sum();
+        let events = count(&ranges);
+        let rate = self.job.pace().rate.map_or(ASSUMED_RATE, |rate| rate.min(ASSUMED_RATE));
         let target = request.feed.target(&self.name, build.clone());
         Ok(Plan {
             sink: self.name.clone(),
@@ -102,12 +135,76 @@ impl Replay {
             bytes: self.bytes(request, &ranges).await?,
             ranges,
             events,
-            seconds: events.div_ceil(ASSUMED_RATE),
+            seconds: (events as f64 / rate).ceil() as u64,
+            rate,
             resumes,
             notes,
             build,
             selection,
+            reached: BTreeMap::new(),
         })
+    }
+
+    /// Whether the bounds make sense as moments.
+    fn moments(&self, request: &Request) -> Result<(), ReplayError> {
+        let now = self.env.now();
+        for (name, at) in [("--from", Some(&request.from)), ("--to", request.to.as_ref())] {
+            if let Some(At::Time(moment)) = at
+                && *moment > now
+            {
+                return Err(usage(format!("{name} {moment} is in the future; it is {now} now (UTC)")));
+            }
+        }
+        match (&request.from, &request.to) {
+            (At::Time(from), Some(At::Time(to))) if from > to => {
+                Err(usage(format!("--from {from} is after --to {to}; nothing lies between them")))
+            }
+            (At::Now, Some(At::Earliest | At::Time(_))) | (At::Time(_), Some(At::Earliest)) => {
+                let to = request.to.as_ref().unwrap_or(&At::Now);
+                Err(usage(format!("--from {} is after --to {to}; nothing lies between them", request.from)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is to be said of bounds before the first event that the log took.
+    async fn first_moment(&self, request: &Request, notes: &mut Vec<String>) -> Result<(), ReplayError> {
+        let is_time = |at: &At| matches!(at, At::Time(_));
+        if !is_time(&request.from) && !request.to.as_ref().is_some_and(is_time) {
+            return Ok(());
+        }
+        let collection = &request.feed.collection;
+        let Some(first) = self.first_recorded(request).await? else { return Ok(()) };
+        if let Some(At::Time(to)) = &request.to
+            && *to <= first
+        {
+            return Err(usage(format!(
+                "--to {to} is before the log's start: the first event of {collection} was recorded at {first}; times mean \
+                 when the log took an event, not when it happened"
+            )));
+        }
+        if let At::Time(from) = &request.from
+            && *from < first
+        {
+            notes.push(format!(
+                "--from {from} is before the log's start: the first event of {collection} was recorded at {first}, and all \
+                 are read; times mean when the log took an event, not when it happened"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn first_recorded(&self, request: &Request) -> Result<Option<Timestamp>, ReplayError> {
+        let topic = request.feed.collection.topic();
+        let extents = self.log.extents(&topic).await?.unwrap_or_default();
+        let mut first: Option<Timestamp> = None;
+        for (partition, extent) in (0..).zip(extents).filter(|(_, extent)| extent.start < extent.end) {
+            let mut reader = self.log.read(&topic, partition, extent.start..extent.end).await?;
+            let mut records = Records::new();
+            reader.fetch(&mut records, Limits { records: 1, bytes: 1 }).await?;
+            first = first.into_iter().chain(records.get(0).map(|record| record.recorded)).min();
+        }
+        Ok(first)
     }
 
     /// Whether records can be written beside a worker that writes newer ones; `instead` is what helps where not.
@@ -129,8 +226,14 @@ impl Replay {
             Some(to) => self.offsets(request, to, &extents).await?,
             None => extents.iter().map(|extent| Some(extent.end)).collect(),
         };
+        let source = Source { collection: request.feed.collection.clone(), epochs: request.feed.epochs.clone() };
+        // A copy says of every partition how far it is, a repair reads only those that may hold its keys.
+        let only = if request.into.is_none() { request.selection.partitions(&source) } else { None };
         let mut ranges = Vec::new();
         for (partition, extent) in (0..).zip(&extents) {
+            if only.as_ref().is_some_and(|only| !only.contains(&partition)) {
+                continue;
+            }
             let index = partition as usize;
             let (from, to) = (from.get(index).copied().flatten(), to.get(index).copied().flatten());
             let (Some(from), Some(to)) = (from, to) else { continue };
@@ -159,9 +262,6 @@ impl Replay {
         Ok(match at {
             At::Earliest => extents.iter().map(|extent| Some(extent.start)).collect(),
             At::Now => extents.iter().map(|extent| Some(extent.end)).collect(),
-            At::Time(moment) if *moment > self.env.now() => {
-                return Err(usage(format!("{at} is in the future")));
-            }
             At::Time(moment) => self.log.offsets_at(&topic, *moment).await?.into_iter().map(Some).collect(),
             At::Offset(partition, offset) => {
                 let Some(extent) = extents.get(*partition as usize) else {
@@ -194,16 +294,23 @@ impl Replay {
 }
 
 fn mode(request: &Request) -> Result<Mode, ReplayError> {
-    let whole = request.from == At::Earliest && request.to.is_none() && request.keys.is_empty();
+    let part = &request.selection;
+    let whole = request.from == At::Earliest && request.to.is_none() && part.is_all();
+    let by_event = !part.has_only_keys();
     match (&request.into, request.mode) {
         (Some(_), Some(Mode::Repair)) => Err(usage("--into builds a copy, --mode repair writes in place: choose one")),
+        (Some(_), _) if by_event => Err(usage(
+            "--type and --correlation say which entities are written again in place, and a copy holds entities whole: \
+             name them with --key, or leave --into out",
+        )),
         (Some(name), _) => {
             check_name("--into", name).map_err(ReplayError::Usage)?;
             Ok(Mode::Copy)
         }
-        (None, Some(Mode::Shadow)) if !request.keys.is_empty() || request.to.is_some() => Err(usage(
-            "a shadow generation takes the place of the whole collection up to now: --key and --to go with \
-             --mode repair (in place) or --into NAME (a copy)",
+        (None, Some(Mode::Shadow)) if !part.is_all() || request.to.is_some() => Err(usage(
+            "a shadow generation takes the place of the whole collection up to now, so without the events that are left out \
+             their entities would be gone: --key, --type, --correlation and --to go with --mode repair (in place), --key \
+             and --to also with --into NAME (a copy)",
         )),
         (None, Some(mode)) => Ok(mode),
         (None, None) => Ok(if whole { Mode::Shadow } else { Mode::Repair }),
@@ -242,6 +349,6 @@ fn selection(request: &Request) -> String {
     format!("{projection} from {}", request.from)
 }
 
-fn usage(message: impl Into<String>) -> ReplayError {
+pub(crate) fn usage(message: impl Into<String>) -> ReplayError {
     ReplayError::Usage(message.into())
 }

@@ -39,7 +39,7 @@ impl Replay {
     pub async fn redrive(&self, request: &Request) -> Result<Redriven, ReplayError> {
         self.writes_in_place("publish the entities anew")?;
         let mut done = Redriven::default();
-        self.round(request, &request.keys, &mut done).await?;
+        self.round(request, &request.selection.keys, &mut done).await?;
         if done.released.is_empty() {
             return Ok(done);
         }

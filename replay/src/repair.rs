@@ -1,7 +1,11 @@
-//! Repair in place: the keys of a range are written again with their newest state, also where the store holds that
-//! version already. Newer records stay; the position does not move; live traffic goes on.
+//! Repair in place: the entities of a selection are written again with their newest state, also where the store holds
+//! that version already. Newer records stay; the position does not move; live traffic goes on.
+//!
+//! The store keeps no position of a repair, so its progress says how far each partition is, and a repair that is taken up
+//! again writes nothing before that.
 
 use hashbrown::HashSet;
+use primal_audit::Within;
 use primal_core::batch::Mode as WriteMode;
 use primal_core::event::EventRef;
 use primal_core::sink::Target;
@@ -10,6 +14,15 @@ use primal_core::{Offset, Partition, Records, Version};
 use crate::plan::{Plan, Range};
 use crate::shadow::Rebuilt;
 use crate::{Mode, Progress, Replay, ReplayError, Request};
+
+/// What all partitions of one repair share.
+struct Repair<'a> {
+    request: &'a Request,
+    target: &'a Target,
+    within: Within,
+    letters: HashSet<(Partition, Version)>,
+    progress: &'a dyn Progress,
+}
 
 impl Replay {
     pub(crate) async fn repair(
@@ -23,61 +36,73 @@ impl Replay {
         let positions = self.sink.positions(target).await?;
         let letters = self.letters(target).await?;
         progress.begin("repair", plan.events);
+        let repair = Repair { request, target, within: plan.within(request), letters, progress };
         let mut done = self.nothing(request, Mode::Repair);
         for range in &plan.ranges {
             // Beyond its position the store is not wrong, only not there yet; the worker brings the rest.
             let applied = request.feed.epochs.resume(positions.get(&range.partition).copied());
-            self.repair_partition(request, target, *range, applied, &letters, progress, &mut done).await?;
+            let written = plan.reached.get(&range.partition).copied().unwrap_or(range.from);
+            self.repair_partition(&repair, *range, applied, written, &mut done).await?;
         }
         Ok(done)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one partition of a repair; the parts belong to the whole of it")]
     async fn repair_partition(
         &self,
-        request: &Request,
-        target: &Target,
+        repair: &Repair<'_>,
         range: Range,
         applied: Offset,
-        letters: &HashSet<(Partition, Version)>,
-        progress: &dyn Progress,
+        written: Offset,
         done: &mut Rebuilt,
     ) -> Result<(), ReplayError> {
-        let topic = target.collection.topic();
+        let Repair { request, target, within, letters, progress } = repair;
+        let partition = range.partition;
         let selected_to = range.to.min(applied);
-        // A key of the range may have a newer event behind it, which is what the store has to hold.
-        let read_to = if target.projection.keeps_every_event() { selected_to } else { applied };
-        if range.from >= read_to {
+        let every = target.projection.keeps_every_event();
+        // An entity of the range may have a newer event behind it, which is what the store has to hold.
+        let read_to = if every { selected_to } else { applied };
+        // Which entities are meant is known only from what is before; where all are, nothing before is needed.
+        let by_event = !every && (selected_to < read_to || !request.selection.has_only_keys());
+        let read_from = if by_event { range.from } else { written.max(range.from) };
+        if read_from >= read_to {
             return Ok(());
         }
+        progress.skip((read_from - range.from).max(0) as u64);
+        let epochs = &request.feed.epochs;
         let mut touched: HashSet<String> = HashSet::new();
-        let mut reader = self.log.read(&topic, range.partition, range.from..read_to).await?;
+        let mut reader = self.log.read(&target.collection.topic(), partition, read_from..read_to).await?;
         let mut records = Records::new();
-        while reader.fetch(&mut records, self.job.limits(1)).await? {
+        loop {
+            self.job.admit(0).await?;
+            if !reader.fetch(&mut records, self.job.limits(1)).await? {
+                return Ok(());
+            }
             let mut events = Vec::new();
             for record in records.iter() {
                 let Ok(event) = EventRef::decode(record) else { continue };
-                let chosen = request.keys.is_empty() || request.keys.contains(event.key);
-                let inside = record.offset < selected_to;
-                let version = request.feed.epochs.version(range.partition, record.offset);
-                if !chosen || letters.contains(&(range.partition, version)) {
+                let meant = within.takes(partition, &record) && record.offset < selected_to;
+                if letters.contains(&(partition, epochs.version(partition, record.offset))) {
                     continue;
                 }
-                if inside && selected_to < read_to && !touched.contains(event.key) {
+                if meant && by_event && !touched.contains(event.key) {
                     touched.insert(event.key.to_owned());
                 }
-                if inside || touched.contains(event.key) {
+                if (meant || touched.contains(event.key)) && record.offset >= written {
                     events.push(event);
                 }
             }
-            let rewritten =
-                self.job.rewrite(target, &request.feed.epochs, range.partition, WriteMode::Repair, events).await?;
-            done.applied += rewritten.applied;
-            done.rejected += rewritten.rejected.len() as u64;
+            if !events.is_empty() {
+                self.job.admit(events.len()).await?;
+                let rewritten = self.job.rewrite(target, epochs, partition, WriteMode::Repair, events).await?;
+                done.applied += rewritten.applied;
+                done.rejected += rewritten.rejected.len() as u64;
+            }
             done.events += records.len() as u64;
             progress.advance(records.len() as u64);
+            if let Some(next) = records.next_offset().filter(|next| *next > written) {
+                progress.reached(partition, next);
+            }
             records.clear();
         }
-        Ok(())
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use primal_audit::{Report, Scope, verify};
 use primal_core::sink::{Build, Swap, Target};
+use primal_runtime::Pace;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -91,14 +92,20 @@ impl Replay {
             swap.begin(target, &plan.selection).await?;
         }
         self.sink.prepare(target).await?;
+        let filled = self.filled(request, plan, target).await?;
         progress.begin("rebuild", plan.events);
+        progress.skip(filled);
         let mut ranges = plan.ranges.clone();
         self.fill(request, target, &ranges, progress).await?;
-        // A long fill leaves a longer tail behind; each round's tail is shorter than the one before.
+        // A long fill leaves a longer tail behind; each round's tail is shorter than the one before, unless the pace is below
+        // that of live traffic.
+        let (mut tail, held_back) = (u64::MAX, self.job.pace() != Pace::default());
         for _ in 0..20 {
-            if self.extend(request, &mut ranges).await? <= NEARLY {
+            let added = self.extend(request, &mut ranges).await?;
+            if added <= NEARLY || (held_back && added >= tail) {
                 break;
             }
+            tail = added;
             self.fill(request, target, &ranges, progress).await?;
         }
         let report = self.verified(request, plan, target, progress).await?;
@@ -129,10 +136,19 @@ impl Replay {
             )));
         }
         self.sink.prepare(target).await?;
+        let filled = self.filled(request, plan, target).await?;
         progress.begin("copy", plan.events);
+        progress.skip(filled);
         self.fill(request, target, &plan.ranges, progress).await?;
         let report = self.verified(request, plan, target, progress).await?;
         Ok(Rebuilt { events: plan.events, verified: Some(report), ..self.nothing(request, Mode::Copy) })
+    }
+
+    /// How many of the events a build has from an earlier run.
+    async fn filled(&self, request: &Request, plan: &Plan, target: &Target) -> Result<u64, ReplayError> {
+        let positions = self.sink.positions(target).await?;
+        let at = |range: &Range| request.feed.epochs.resume(positions.get(&range.partition).copied());
+        Ok(plan.ranges.iter().map(|range| (at(range).min(range.to) - range.from).max(0) as u64).sum())
     }
 
     async fn verified(
@@ -142,11 +158,19 @@ impl Replay {
         target: &Target,
         progress: &Arc<dyn Progress>,
     ) -> Result<Report, ReplayError> {
-        progress.begin("verify", plan.events);
         let from = plan.ranges.iter().map(|range| (range.partition, range.from)).collect();
-        let scope = Scope { from, keys: request.keys.clone() };
-        let told = |events| progress.advance(events);
-        let report = verify(&*self.sink, &*self.log, target, &request.feed.epochs, &scope, told).await?;
+        let scope = Scope { from, keys: request.selection.keys.clone(), within: None };
+        let report = loop {
+            self.job.admit(0).await?;
+            progress.begin("verify", plan.events);
+            let told = |events| progress.advance(events);
+            // It only reads: a pause drops it, and it begins anew afterwards.
+            tokio::select! {
+                biased;
+                held_up = self.job.held_up() => held_up?,
+                report = verify(&*self.sink, &*self.log, target, &request.feed.epochs, &scope, told) => break report?,
+            }
+        };
         if report.is_clean() { Ok(report) } else { Err(ReplayError::Different(Box::new(report))) }
     }
 
@@ -159,10 +183,13 @@ impl Replay {
         ranges: &mut [Range],
         progress: &Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
-        let until = Instant::now() + CATCH_UP;
+        // What it stood still meanwhile does not count.
+        let stood = self.job.stood();
+        let started = Instant::now();
         let mut attempt = 0;
         let mut reason = String::new();
-        while Instant::now() < until {
+        while started.elapsed().saturating_sub(self.job.stood() - stood) < CATCH_UP {
+            self.job.admit(0).await?;
             match self.catch_up(request, target, ranges, progress).await {
                 Ok(CaughtUp::Swapped) => return Ok(()),
                 Ok(CaughtUp::Behind) => AHEAD.clone_into(&mut reason),
@@ -188,8 +215,9 @@ impl Replay {
         }
         Err(ReplayError::Interrupted(format!(
             "generation {generation} could not be swapped in within {} s: {reason}; it is verified and kept, and the same \
-             command goes on from here",
-            CATCH_UP.as_secs()
+             command goes on from here{}",
+            CATCH_UP.as_secs(),
+            if self.job.pace() == Pace::default() { "" } else { "; without --rate and --budget it reads faster" }
         )))
     }
 
@@ -245,7 +273,7 @@ impl Replay {
         Ok(previous)
     }
 
-    fn swapping(&self) -> Result<&dyn Swap, ReplayError> {
+    pub(crate) fn swapping(&self) -> Result<&dyn Swap, ReplayError> {
         self.sink.swap().ok_or_else(|| ReplayError::Usage(format!("{} cannot swap", self.name)))
     }
 

@@ -11,6 +11,8 @@
 mod contract;
 mod kafka;
 mod letters;
+mod replay;
+mod replay_jobs;
 mod seals;
 mod told;
 mod week;

@@ -15,11 +15,11 @@ use crate::kafka::kafka;
 /// JSON Schema calls this an integer; no 64-bit column can hold it.
 const TOO_LARGE: &str = "9223372036854775808";
 
-fn embedded() -> Hub {
+pub fn embedded() -> Hub {
     hub("embedded: { path: log.db }", "")
 }
 
-async fn on_kafka(name: &str, sinks: &str) -> Hub {
+pub async fn on_kafka(name: &str, sinks: &str) -> Hub {
     let bootstrap = kafka().await.bootstrap;
     let prefix = format!("{name}-{}-", std::process::id());
     let log = format!("kafka: {{ bootstrap: \"{bootstrap}\", topic_prefix: \"{prefix}\", session_timeout_ms: 6000 }}");
@@ -39,7 +39,7 @@ fn hub(log: &str, sinks: &str) -> Hub {
     hub
 }
 
-fn publish(hub: &Hub, events: &[Value]) {
+pub fn publish(hub: &Hub, events: &[Value]) {
     let lines: Vec<String> = events.iter().map(|event| event.to_string() + "\n").collect();
     std::fs::write(hub.folder.path().join("events.ndjson"), lines.concat()).unwrap();
     hub.succeed("primalcore", &["publish", "events.ndjson"]);
@@ -52,11 +52,11 @@ fn alone(hub: &Hub, event: Value) {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-fn put(collection: &str, key: &str, id: &str, data: Value) -> Value {
+pub fn put(collection: &str, key: &str, id: &str, data: Value) -> Value {
     json!({ "collection": collection, "key": key, "id": id, "type": "order.changed", "data": data })
 }
 
-fn delete(collection: &str, key: &str, id: &str) -> Value {
+pub fn delete(collection: &str, key: &str, id: &str) -> Value {
     json!({ "collection": collection, "key": key, "id": id, "op": "delete" })
 }
 
@@ -85,7 +85,7 @@ fn ids(rows: &[Value]) -> Vec<&str> {
     rows.iter().map(|row| row["id"].as_str().unwrap()).collect()
 }
 
-fn refused(hub: &Hub, code: i32, arguments: &[&str], says: &str) {
+pub fn refused(hub: &Hub, code: i32, arguments: &[&str], says: &str) {
     let output: Output = hub.command("primalcore", arguments);
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(code) && told.contains(says), "{arguments:?}: {}, {told}", output.status);

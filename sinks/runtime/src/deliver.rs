@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::breaker::Breaker;
 use crate::dead_letter::{self, Kind};
 use crate::options::Options;
+use crate::pace::Gate;
 use crate::parked::Parked;
 use crate::status::{Counts, State, Status};
 use crate::triage::{Rules, Triage};
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub parks: bool,
     pub env: Env,
     pub breaker: Breaker,
+    pub gate: Gate,
     pub parked: Parked,
     pub status: Status,
 }
@@ -144,6 +146,9 @@ impl Delivery<'_> {
     /// Calls the store until it gives an answer that counts.
     pub(crate) async fn write(&self, batch: &Batch<'_>) -> Result<Outcome, Verdict> {
         loop {
+            let Some(turn) = self.cancel.run_until_cancelled(self.shared.gate.turn()).await else {
+                return Err(Verdict::Ended(Ended::Cancelled));
+            };
             let Some(permit) = self.cancel.run_until_cancelled(self.shared.breaker.permit()).await else {
                 return Err(Verdict::Ended(Ended::Cancelled));
             };
@@ -153,12 +158,14 @@ impl Delivery<'_> {
                 Ok(result) => result,
                 Err(_) => Err(SinkError::new(Fault::Unavailable, format!("no answer within {} s", limit.as_secs()))),
             };
-            histogram!("primalcore_sink_write_seconds", "sink" => self.shared.name.clone())
-                .record(started.elapsed().as_secs_f64());
+            let took = started.elapsed();
+            histogram!("primalcore_sink_write_seconds", "sink" => self.shared.name.clone()).record(took.as_secs_f64());
             let error = match result {
                 Ok(outcome) => {
                     permit.answered();
                     self.shared.status.set(State::Running, None);
+                    // It is done, so it counts, also when the rest after it is cut short.
+                    self.cancel.run_until_cancelled(self.shared.gate.rest(turn, took)).await;
                     return Ok(outcome);
                 }
                 Err(error) => error,

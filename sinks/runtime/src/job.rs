@@ -2,6 +2,7 @@
 //! and to redrive dead letters. The same batches, retries and dead letters as a worker's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashSet;
 use primal_core::batch::{Batch, Mode};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::breaker::Breaker;
 use crate::deliver::{Delivery, Ended, Shared, Verdict};
 use crate::options::Options;
+use crate::pace::{Gate, Pace};
 use crate::parked::Parked;
 use crate::status::Status;
 
@@ -54,12 +56,14 @@ impl Job {
     ///
     /// # Errors
     /// The log's.
+    #[expect(clippy::too_many_arguments, reason = "each is a part that a test replaces")]
     pub async fn new(
         name: &str,
         spec: &SinkSpec,
         sink: Arc<dyn Sink>,
         log: Arc<dyn EventLog>,
         options: Options,
+        pace: Pace,
         env: Env,
         cancel: CancellationToken,
     ) -> Result<Self, LogError> {
@@ -72,6 +76,7 @@ impl Job {
             options,
             parks: false,
             breaker: Breaker::new(env.clone()),
+            gate: Gate::new(pace),
             env,
             status: Status::new(name, "job"),
         };
@@ -81,9 +86,40 @@ impl Job {
     /// How much to fetch for one batch when `partitions` are worked on at once.
     pub fn limits(&self, partitions: usize) -> Limits {
         Limits {
-            records: self.shared.options.batch_limit(&self.shared.capability),
+            records: self.shared.gate.batch_limit(self.shared.options.batch_limit(&self.shared.capability)),
             bytes: self.shared.options.byte_limit(&self.shared.capability, partitions),
         }
+    }
+
+    /// How hard it may push.
+    pub fn pace(&self) -> Pace {
+        self.shared.gate.pace()
+    }
+
+    /// Stops before the next batch, or goes on.
+    pub fn pause(&self, paused: bool) {
+        self.shared.gate.pause(paused);
+    }
+
+    /// How long it has been paused by now.
+    pub fn stood(&self) -> Duration {
+        self.shared.gate.stood()
+    }
+
+    /// Waits until so many events may be taken: while it is paused, and as the rate has it.
+    ///
+    /// # Errors
+    /// It was cancelled meanwhile.
+    pub async fn admit(&self, events: usize) -> Result<(), JobError> {
+        self.cancel.run_until_cancelled(self.shared.gate.admit(events)).await.ok_or(JobError::Cancelled)
+    }
+
+    /// Waits until it is paused: what only reads is dropped then, and begun anew.
+    ///
+    /// # Errors
+    /// It was cancelled.
+    pub async fn held_up(&self) -> Result<(), JobError> {
+        self.cancel.run_until_cancelled(self.shared.gate.closed()).await.ok_or(JobError::Cancelled)
     }
 
     /// A part of it, which ends with it or when the token is cancelled, whichever comes first.

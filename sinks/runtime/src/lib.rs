@@ -6,6 +6,7 @@ pub mod dead_letter;
 mod deliver;
 pub mod job;
 mod options;
+mod pace;
 mod parked;
 mod partition;
 pub mod status;
@@ -14,5 +15,6 @@ mod worker;
 
 pub use job::{Job, JobError};
 pub use options::{OnReject, Options};
+pub use pace::Pace;
 pub use parked::Parked;
 pub use worker::{Feed, Worker, WorkerError};

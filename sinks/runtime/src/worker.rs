@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::breaker::Breaker;
 use crate::deliver::{Shared, collection_of};
 use crate::options::Options;
+use crate::pace::{Gate, Pace};
 use crate::parked::Parked;
 use crate::partition::{PartitionTask, Start};
 use crate::status::{State, Status};
@@ -121,6 +122,7 @@ impl Worker {
             options,
             parks: true,
             breaker: Breaker::new(env.clone()),
+            gate: Gate::new(Pace::default()),
             env,
             parked,
             status: Status::new(name, instance),

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use primal_audit::{Scope, verify};
+use primal_audit::{Scope, Selection, verify};
 use primal_core::sink::{Build, Class};
 use primal_core::{Epochs, EventLog, Sink};
 use primal_log_sim::{Process, SimLog, World, mix};
-use primal_replay::{At, Mode, Progress, Replay, ReplayError, Request};
-use primal_runtime::{Feed, Job};
+use primal_replay::{Mode, Progress, Replay, ReplayError, Request};
+use primal_runtime::{Feed, Job, Pace};
 
 use crate::bugs::Bug;
 use crate::judge::Judge;
@@ -41,6 +41,7 @@ struct Silent;
 impl Progress for Silent {
     fn begin(&self, _: &str, _: u64) {}
     fn advance(&self, _: u64) {}
+    fn skip(&self, _: u64) {}
 }
 
 /// What the collection looks like in the sink.
@@ -65,13 +66,9 @@ impl Operator {
 
     async fn act(&self, action: Action) {
         let request = |mode, keys: BTreeSet<String>| Request {
-            feed: feed(&self.setup),
-            from: At::Earliest,
-            to: None,
-            keys,
             mode: Some(mode),
-            into: None,
-            restart: false,
+            selection: Selection { keys, ..Selection::default() },
+            ..Request::whole(feed(&self.setup))
         };
         let key = BTreeSet::from([format!("k{}", self.setup.seed % self.setup.keys)]);
         match action {
@@ -100,15 +97,7 @@ impl Operator {
 
     /// Redrives all dead letters.
     pub async fn redrive(&self) {
-        let request = Request {
-            feed: feed(&self.setup),
-            from: At::Earliest,
-            to: None,
-            keys: BTreeSet::new(),
-            mode: None,
-            into: None,
-            restart: false,
-        };
+        let request = Request::whole(feed(&self.setup));
         self.until_done("redrive", TRIES, true, async |replay: &Replay| replay.redrive(&request).await.map(|_| ()))
             .await;
     }
@@ -156,7 +145,8 @@ impl Operator {
         let (spec, env) = (self.setup.spec(), process.env());
         let options = self.setup.options();
         let cancel = process.ending().clone();
-        let job = Job::new(SINK, &spec, sink.clone(), log.clone(), options, env.clone(), cancel).await?;
+        let job =
+            Job::new(SINK, &spec, sink.clone(), log.clone(), options, Pace::default(), env.clone(), cancel).await?;
         Ok(Replay::new(SINK, &spec, sink, log, job, env))
     }
 

@@ -1,0 +1,238 @@
+//! How hard a job may push a store: events per second over all partitions, a share of the store's time, and pauses.
+//! Workers have no limits.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// What may be made up for after a batch was late.
+const BURST: Duration = Duration::from_millis(100);
+/// A batch holds at most what the rate allows in this fraction of a second, so that the load is even.
+const SLICES: f64 = 10.0;
+
+/// The limits of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pace {
+    /// Events per second, over all partitions.
+    pub rate: Option<f64>,
+    /// The share of the time in which the store works for this job, above 0 and at most 1. One write at a time.
+    pub budget: Option<f64>,
+}
+
+impl Pace {
+    /// Reads a rate: `500/s` or `500`.
+    ///
+    /// # Errors
+    /// A message that says what is expected.
+    pub fn parse_rate(text: &str) -> Result<f64, String> {
+        let number = text.strip_suffix("/s").unwrap_or(text).parse::<f64>().ok();
+        number
+            .filter(|rate| rate.is_finite() && *rate >= 0.001)
+            .ok_or_else(|| format!("{text:?} is no rate; expected events per second, such as 500/s"))
+    }
+
+    /// Reads a share: `30%`.
+    ///
+    /// # Errors
+    /// A message that says what is expected.
+    pub fn parse_budget(text: &str) -> Result<f64, String> {
+        let number = text.strip_suffix('%').and_then(|percent| percent.trim_end().parse::<f64>().ok());
+        number
+            .filter(|percent| (0.1..=100.0).contains(percent))
+            .map(|percent| percent / 100.0)
+            .ok_or_else(|| format!("{text:?} is no share of the store's time; expected 0.1% to 100%, such as 30%"))
+    }
+}
+
+/// Where the batches of all partitions of one job pass.
+pub(crate) struct Gate {
+    pace: Pace,
+    /// When the next event may be taken.
+    next: Mutex<Option<Instant>>,
+    /// One write at a time, where the store's time is shared.
+    turn: tokio::sync::Mutex<()>,
+    paused: watch::Sender<bool>,
+    stood: Mutex<Stood>,
+}
+
+#[derive(Default)]
+struct Stood {
+    before: Duration,
+    since: Option<Instant>,
+}
+
+/// The right to write once.
+pub(crate) struct Turn<'a>(Option<tokio::sync::MutexGuard<'a, ()>>);
+
+impl Gate {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Gate {
+            pace,
+            next: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            paused: watch::Sender::new(false),
+            stood: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    pub(crate) fn batch_limit(&self, most: usize) -> usize {
+        self.pace.rate.map_or(most, |rate| most.min((rate / SLICES) as usize)).max(1)
+    }
+
+    pub(crate) fn pause(&self, paused: bool) {
+        let mut stood = lock(&self.stood);
+        match (paused, stood.since) {
+            (true, None) => stood.since = Some(Instant::now()),
+            (false, Some(since)) => {
+                stood.before += since.elapsed();
+                stood.since = None;
+            }
+            _ => {}
+        }
+        self.paused.send_replace(paused);
+    }
+
+    pub(crate) fn stood(&self) -> Duration {
+        let stood = lock(&self.stood);
+        stood.before + stood.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    pub(crate) async fn admit(&self, events: usize) {
+        self.until(false).await;
+        if let Some(at) = self.slot(events) {
+            tokio::time::sleep_until(at).await;
+            self.until(false).await;
+        }
+    }
+
+    pub(crate) async fn closed(&self) {
+        self.until(true).await;
+    }
+
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        match self.pace.budget {
+            Some(_) => Turn(Some(self.turn.lock().await)),
+            None => Turn(None),
+        }
+    }
+
+    /// Leaves the store alone in proportion to what a write took.
+    pub(crate) async fn rest(&self, turn: Turn<'_>, took: Duration) {
+        if let (Some(budget), Some(_one_at_a_time)) = (self.pace.budget, &turn.0) {
+            tokio::time::sleep(took.mul_f64((1.0 - budget) / budget)).await;
+        }
+    }
+
+    async fn until(&self, paused: bool) {
+        // The sender is here, so it cannot be gone.
+        let _ = self.paused.subscribe().wait_for(|now| *now == paused).await;
+    }
+
+    /// A place for so many events behind those that have one.
+    fn slot(&self, events: usize) -> Option<Instant> {
+        let rate = self.pace.rate?;
+        let now = Instant::now();
+        let mut next = lock(&self.next);
+        let earliest = now.checked_sub(BURST).unwrap_or(now);
+        let at = next.map_or(now, |next| next.max(earliest));
+        *next = Some(at + Duration::from_secs_f64(events as f64 / rate));
+        Some(at)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_and_budgets_are_read() {
+        assert_eq!((Pace::parse_rate("500/s"), Pace::parse_rate("0.5")), (Ok(500.0), Ok(0.5)));
+        assert_eq!((Pace::parse_budget("30%"), Pace::parse_budget("100%")), (Ok(0.3), Ok(1.0)));
+        for bad in ["", "0/s", "-1", "500/m", "inf", "NaN"] {
+            assert!(Pace::parse_rate(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "30", "0%", "101%", "x%", "NaN%"] {
+            assert!(Pace::parse_budget(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_of_all_partitions_share_one_rate_evenly() {
+        let gate = Gate::new(Pace { rate: Some(1_000.0), budget: None });
+        assert_eq!((gate.batch_limit(5_000), gate.batch_limit(10)), (100, 10));
+        let started = Instant::now();
+        let partition = async |count: usize| {
+            let mut latest = Duration::ZERO;
+            for _ in 0..count {
+                gate.admit(100).await;
+                latest = started.elapsed();
+            }
+            latest
+        };
+        let (one, two) = tokio::join!(partition(10), partition(10));
+        // 2,000 events: the last batch begins after 1,900 of them.
+        assert!(one.max(two) >= Duration::from_millis(1_890) && one.max(two) < Duration::from_millis(1_950));
+        // Neither waits for the other to end.
+        assert!(one.min(two) >= Duration::from_millis(1_700), "{one:?} {two:?}");
+        // What was not used is lost but for a tenth of a second.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let started = Instant::now();
+        for _ in 0..11 {
+            gate.admit(100).await;
+        }
+        assert!(started.elapsed() >= Duration::from_millis(890), "{:?}", started.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_leaves_the_store_the_rest_of_its_time() {
+        let gate = Gate::new(Pace { rate: None, budget: Some(0.25) });
+        let started = Instant::now();
+        let write = async || {
+            let turn = gate.turn().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            gate.rest(turn, Duration::from_millis(100)).await;
+        };
+        // Two partitions: 8 writes of 100 ms at a quarter of the time.
+        tokio::join!(
+            async {
+                for _ in 0..4 {
+                    write().await
+                }
+            },
+            async {
+                for _ in 0..4 {
+                    write().await
+                }
+            }
+        );
+        assert_eq!(started.elapsed().as_millis(), 3_200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_holds_everybody_and_is_counted() {
+        let gate = Gate::new(Pace::default());
+        gate.pause(true);
+        gate.closed().await;
+        let waiting = async {
+            gate.admit(1).await;
+            Instant::now()
+        };
+        let started = Instant::now();
+        let release = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            gate.pause(false);
+        };
+        let (admitted, ()) = tokio::join!(waiting, release);
+        assert_eq!((admitted - started, gate.stood()), (Duration::from_secs(5), Duration::from_secs(5)));
+    }
+}
