@@ -17,6 +17,6 @@ pub use nearest::{Field, nearest};
 pub use scan::{Entry, Part, Scan, ScanError, Source, Span};
 pub use selection::{Selection, Within, known};
 pub use standing::{Fate, Question, Standing};
-pub use state::{AsOf, Entity, StateError, Versions};
+pub use state::{AsOf, Entity, Memory, Remembered, StateError, Versions};
 pub use trace::{Step, trace};
 pub use verify::{Difference, Report, Scope, VerifyError, verify};

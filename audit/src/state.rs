@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use primal_core::event::Op;
 use primal_core::log::EventLog;
 use primal_core::{LogError, Moment, Offset, RecordRef, Timestamp, Version};
@@ -87,17 +88,41 @@ impl From<LogError> for StateError {
     }
 }
 
+/// What is remembered of a key in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// All before this offset was looked at.
+    pub until: Offset,
+    /// The last put or delete of the key there, if there is any.
+    pub version: Option<Version>,
+}
+
+/// Something that remembers where the last event of a key is, so that not all of a partition has to be read for it. It is
+/// believed only as far as the log has that event.
+#[async_trait]
+pub trait Memory: Send + Sync {
+    /// What is remembered of a key, of the newest offset in the part; `None` where nothing is.
+    async fn last(&self, part: &Part, key: &str) -> Option<Remembered>;
+}
+
 /// One entity.
 pub struct Entity {
     log: Arc<dyn EventLog>,
     source: Source,
     key: String,
+    memory: Option<Arc<dyn Memory>>,
 }
 
 impl Entity {
     /// The entity of a key.
     pub fn new(log: Arc<dyn EventLog>, source: Source, key: &str) -> Self {
-        Entity { log, source, key: key.to_owned() }
+        Entity { log, source, key: key.to_owned(), memory: None }
+    }
+
+    /// With a memory of where keys are: answers stay the same and come sooner.
+    #[must_use]
+    pub fn with(self, memory: Arc<dyn Memory>) -> Self {
+        Entity { memory: Some(memory), ..self }
     }
 
     /// Its state.
@@ -170,18 +195,46 @@ impl Entity {
         }
         let mut last: Option<Entry> = None;
         for part in self.parts(moment).await? {
-            let (mut to, mut look, mut found) = (part.to, FIRST_LOOK, None);
-            while found.is_none() && to > part.from {
-                let from = (to - look).max(part.from);
-                let mut scan = self.scan_parts(vec![Part { from, to, ..part.clone() }]);
-                while let Some(entry) = scan.next().await? {
-                    found = Some(entry).filter(Entry::is_state).or(found);
-                }
-                (to, look) = (from, look.saturating_mul(4));
-            }
+            let found = self.last_in(&part).await?;
             last = last.into_iter().chain(found).max_by_key(|entry| entry.version);
         }
         Ok(last)
+    }
+
+    async fn last_in(&self, part: &Part) -> Result<Option<Entry>, StateError> {
+        let remembered = match &self.memory {
+            // What is read at once anyway needs no memory.
+            Some(memory) if part.to - part.from > FIRST_LOOK => memory.last(part, &self.key).await,
+            _ => None,
+        };
+        let Some(Remembered { until, version }) = remembered else { return self.backwards(part).await };
+        let newer = Part { from: until.clamp(part.from, part.to), ..part.clone() };
+        if let Some(found) = self.backwards(&newer).await? {
+            return Ok(Some(found));
+        }
+        let older = Part { to: newer.from, ..part.clone() };
+        let Some(version) = version else { return Ok(None) };
+        let at = version.offset();
+        if (older.from..older.to).contains(&at) {
+            let found = self.backwards(&Part { from: at, to: at + 1, ..part.clone() }).await?;
+            if found.as_ref().is_some_and(|entry| entry.version == version) {
+                return Ok(found);
+            }
+        }
+        self.backwards(&older).await
+    }
+
+    async fn backwards(&self, part: &Part) -> Result<Option<Entry>, StateError> {
+        let (mut to, mut look, mut found) = (part.to, FIRST_LOOK, None);
+        while found.is_none() && to > part.from {
+            let from = (to - look).max(part.from);
+            let mut scan = self.scan_parts(vec![Part { from, to, ..part.clone() }]);
+            while let Some(entry) = scan.next().await? {
+                found = Some(entry).filter(Entry::is_state).or(found);
+            }
+            (to, look) = (from, look.saturating_mul(4));
+        }
+        Ok(found)
     }
 
     async fn of_version(&self, wanted: Version) -> Result<Entry, StateError> {
@@ -327,6 +380,44 @@ mod tests {
         assert!(refused(slip.state(latest).await.unwrap_err()).contains("did you mean `other`?"));
         let facts = Entity::new(world.log.clone(), source, "facts");
         assert!(refused(facts.state(latest).await.unwrap_err()).contains("only appended events"));
+    }
+
+    /// Remembers what it is told to, and whether it was asked.
+    struct Note(Remembered, std::sync::atomic::AtomicBool);
+
+    #[async_trait]
+    impl Memory for Note {
+        async fn last(&self, _: &Part, _: &str) -> Option<Remembered> {
+            self.1.store(true, std::sync::atomic::Ordering::Relaxed);
+            Some(self.0)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_memory_is_believed_only_where_the_log_agrees() {
+        let world = World::new().await;
+        let source = world.source("things", 1).await;
+        world.put(&source, 1, "k", Some(r#"{"n":1}"#)).await;
+        world.put(&source, 2, "k", Some(r#"{"n":2}"#)).await;
+        for micros in 3..20 {
+            world.put(&source, micros, "filler", Some("{}")).await;
+        }
+        let entity = || Entity::new(world.log.clone(), source.clone(), "k");
+        let told = async |until: Offset, version: Option<u64>| {
+            let note = Arc::new(Note(Remembered { until, version: version.map(Version) }, false.into()));
+            let state = entity().with(note.clone()).last(Moment::Latest).await.unwrap();
+            assert!(note.1.load(std::sync::atomic::Ordering::Relaxed));
+            state.map(|entry| entry.id)
+        };
+        let right = Some("k@2".to_owned());
+        assert_eq!(told(10, Some(2)).await, right);
+        // Of another log: there is no such event, or it is of another key.
+        assert_eq!(told(10, Some(7)).await, right);
+        assert_eq!(told(10, Some(1 << 40 | 2)).await, right);
+        assert_eq!(told(1_000, Some(999)).await, right);
+        // What came after it is seen without it, and what was before it is not looked for.
+        assert_eq!(told(1, None).await, right);
+        assert_eq!(told(10, None).await, None);
     }
 
     #[tokio::test]

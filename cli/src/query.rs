@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use clap::{Args, ValueEnum};
+use primal_audit::{Memory, Part, Remembered};
+use primal_core::log::Extent;
 use primal_core::{Collection, Moment};
 use primal_hub::Hub;
 use primal_query::{Answer, History, QueryError, Source};
@@ -65,6 +68,24 @@ fn source(hub: &Hub, name: &Collection) -> Result<Source, Failure> {
     let found = hub.source(name.as_str())?;
     let table = hub.config.collections.get(name).and_then(|config| config.table.clone());
     Ok(Source { collection: found.collection, epochs: found.epochs, table })
+}
+
+/// Snapshots as a memory of where keys are.
+pub(crate) struct Snapshots(pub(crate) Arc<Hub>);
+
+#[async_trait]
+impl Memory for Snapshots {
+    async fn last(&self, part: &Part, key: &str) -> Option<Remembered> {
+        let source = source(&self.0, &part.source.collection).ok()?;
+        let extent = Extent { start: part.from, end: part.to };
+        match history(&self.0).recall(&source, part.partition, extent, key).await {
+            Ok(found) => found.map(|(until, version)| Remembered { until, version }),
+            Err(error) => {
+                tracing::warn!(%error, "reading without a snapshot");
+                None
+            }
+        }
+    }
 }
 
 impl Query {

@@ -1,5 +1,7 @@
 //! `primalcore state`: one entity as the log says it.
 
+use std::sync::Arc;
+
 use clap::{Args, ValueEnum};
 use primal_audit::{AsOf, Change, Entity, Entry, StateError, changes};
 use primal_core::{Moment, Version};
@@ -102,8 +104,10 @@ impl From<StateError> for Failure {
 
 impl State {
     pub(crate) async fn run(self) -> Outcome {
-        let hub = self.config.open().await?;
+        let hub = Arc::new(self.config.open().await?);
         let entity = Entity::new(hub.log.clone(), hub.source(&self.collection)?, &self.key);
+        #[cfg(feature = "query")]
+        let entity = entity.with(Arc::new(crate::query::Snapshots(hub)));
         if let [from, to] = self.diff.as_slice() {
             return self.differences(&entity, *from, *to).await;
         }

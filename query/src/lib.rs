@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use datafusion::prelude::{SessionConfig, SessionContext};
 use primal_core::log::{EventLog, Extent};
-use primal_core::{Collection, Epochs, LogError, Offset, Partition, Records, Table, Timestamp};
+use primal_core::{Collection, Epochs, LogError, Offset, Partition, Records, Table, Timestamp, Version};
 
 pub use fold::{Row, State, fold};
 pub use output::{Answer, Format};
@@ -135,6 +135,21 @@ impl History {
             }
         }
         Ok(None)
+    }
+
+    /// Where the last event of a key is, of what a snapshot inside an extent holds: the snapshot's offset, and the version.
+    ///
+    /// # Errors
+    /// The log failed, or the snapshot is damaged.
+    pub async fn recall(
+        &self,
+        source: &Source,
+        partition: Partition,
+        extent: Extent,
+        key: &str,
+    ) -> Result<Option<(Offset, Option<Version>)>, QueryError> {
+        let Some(snapshot) = self.nearest(source, partition, extent).await? else { return Ok(None) };
+        Ok(Some((snapshot.offset(), snapshot.version(key)?)))
     }
 
     /// Makes the snapshots of a collection that are missing, one each `every` events of a partition; tells each.

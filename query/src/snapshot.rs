@@ -202,6 +202,26 @@ impl Snapshot {
         Ok(state)
     }
 
+    /// The version of a key's last event.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn version(&self, key: &str) -> Result<Option<Version>, QueryError> {
+        let keys = [key.to_owned()];
+        for batch in self.read(self.open(None)?.builder, &[KEY, "_version"], Some(&keys))? {
+            let batch = batch?;
+            let found = batch.column_by_name(KEY).and_then(|c| c.as_string_opt::<i32>());
+            let version = batch.column_by_name("_version").and_then(|c| c.as_primitive_opt::<Int64Type>());
+            let (Some(found), Some(version)) = (found, version) else {
+                return Err(self.failed(&"a column is missing"));
+            };
+            if let Some(index) = (0..batch.num_rows()).find(|index| found.value(*index) == key) {
+                return Ok(Some(Version::from_i64(version.value(index))));
+            }
+        }
+        Ok(None)
+    }
+
     fn take(&self, batch: &RecordBatch, keys: Option<&[String]>, state: &mut State) -> Option<()> {
         let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
         let moment = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<TimestampMicrosecondType>();
