@@ -3,6 +3,8 @@
 
 mod bare;
 mod ours;
+mod past;
+mod replay;
 mod stores;
 mod writers;
 
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use primal_runtime::Pace;
 use primal_tests::Server;
 
 /// Runs the benchmarks over a file of flights (see examples/README.md for the whole year).
@@ -25,7 +28,7 @@ struct Bench {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Only these
-    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Part::Publish, Part::Memory, Part::Postgres, Part::Embedded, Part::Resident])]
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Part::Publish, Part::Memory, Part::Postgres, Part::Embedded, Part::Resident, Part::Past, Part::Replay])]
     only: Vec<Part>,
 }
 
@@ -43,6 +46,10 @@ enum Part {
     Resident,
     /// Kafka to every other store; only when asked for
     Stores,
+    /// Building PostgreSQL anew beside live traffic
+    Replay,
+    /// States and statements as of moments chosen at random
+    Past,
 }
 
 fn main() -> Result<()> {
@@ -113,6 +120,19 @@ fn main() -> Result<()> {
         pairs.tell(0.7);
     }
 
+    if wanted(Part::Past) {
+        runtime.block_on(async { past::run(ours::past(&bootstrap, "ours0.").await?).await })?;
+    }
+    if wanted(Part::Replay) {
+        let store = format!("url: \"{database}\", schema: rebuilt");
+        let sink = ("postgres", store.as_str(), bench.rounds);
+        let live = ours::deliver(&bootstrap, "ours0.", &flights, sink.0, sink.1, sink.2, Duration::ZERO);
+        let live = runtime.block_on(live)?;
+        for pace in [Pace::default(), Pace { budget: Some(0.3), ..Pace::default() }] {
+            let hub = ours::with_sink(&bootstrap, "ours0.", &flights, sink.0, sink.1, sink.2);
+            runtime.block_on(async { replay::run(hub.await?, live, count, pace).await })?;
+        }
+    }
     if wanted(Part::Embedded) {
         let rate = runtime.block_on(ours::embedded(&lines))? as u64;
         say(&format!("embedded log, 10 callers with 1,000 events each at a time: {rate} events/s (wanted: 100,000)"));

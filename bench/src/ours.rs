@@ -31,6 +31,13 @@ async fn open(text: &str) -> Result<Hub> {
     Ok(Hub::open(config, Env::system()).await?)
 }
 
+/// A hub over what was published, with the schema of flights.
+pub async fn past(bootstrap: &str, prefix: &str) -> Result<Hub> {
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/schemas/flights.json");
+    let collections = format!("flights: {{ partitions: {PARTITIONS}, schema: \"{schema}\" }}");
+    open(&config(bootstrap, prefix, &collections, "")).await
+}
+
 /// Reads lines, checks, stamps and appends all of them.
 pub async fn publish(bootstrap: &str, prefix: &str, collections: &str, lines: &[u8]) -> Result<Duration> {
     let hub = open(&config(bootstrap, prefix, collections, "")).await?;
@@ -39,6 +46,19 @@ pub async fn publish(bootstrap: &str, prefix: &str, collections: &str, lines: &[
     let how = How { concurrency: 4, skip_bad: false };
     lines::publish(&producer, Cursor::new(lines), how, Arc::new(|_| {})).await?;
     Ok(started.elapsed())
+}
+
+/// A hub with one sink.
+pub async fn with_sink(
+    bootstrap: &str,
+    prefix: &str,
+    collections: &str,
+    kind: &str,
+    settings: &str,
+    round: usize,
+) -> Result<Hub> {
+    let sinks = format!("{kind}{round}: {{ type: {kind}, {settings} }}");
+    open(&config(bootstrap, prefix, collections, &sinks)).await
 }
 
 /// Delivers everything to one sink by its worker, which is not asked how far it is before `least` has passed.
@@ -51,12 +71,10 @@ pub async fn deliver(
     round: usize,
     least: Duration,
 ) -> Result<Duration> {
-    let name = format!("{kind}{round}");
-    let sinks = format!("{name}: {{ type: {kind}, {settings} }}");
-    let hub = open(&config(bootstrap, prefix, collections, &sinks)).await?;
-    let sink = hub.config.sink(&name).map_err(anyhow::Error::msg)?;
+    let hub = with_sink(bootstrap, prefix, collections, kind, settings, round).await?;
+    let sink = hub.config.sinks.first().context("no sink")?;
     let feed = hub.feeds(sink, None)?.pop().context("no collection")?;
-    let target = feed.target(&name, Build::Live(1));
+    let target = feed.target(&sink.name, Build::Live(1));
     let extents = hub.log.extents(&feed.collection.topic()).await?.context("no topic")?;
     let worker = hub.worker(sink).await?;
     let shutdown = CancellationToken::new();

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use primal_audit::{Memory, Part, Remembered};
 use primal_core::log::Extent;
 use primal_core::{Collection, Moment};
-use primal_hub::Hub;
+use primal_hub::{Background, Hub};
 use primal_query::{Answer, History, QueryError, Source};
 use tokio_util::sync::CancellationToken;
 
@@ -161,12 +161,12 @@ impl Snapshot {
 }
 
 /// Makes the snapshots that are due while the hub runs, where the config asks for them.
-pub(crate) fn keep(hub: &Arc<Hub>, shutdown: CancellationToken) {
+pub(crate) fn keep(hub: &Arc<Hub>, background: &Background, shutdown: CancellationToken) {
     if !hub.config.snapshots.asked {
         return;
     }
     let hub = hub.clone();
-    tokio::spawn(async move {
+    background.spawn(async move {
         while shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             for name in hub.config.collections.keys() {
                 let Ok(source) = source(&hub, name) else { continue };

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use primal_audit::{Selection, Source, known};
 use primal_core::Env;
 use primal_hub::{Hub, SinkConfig};
-use primal_replay::{At, Mode, Request, Spec};
+use primal_replay::{At, Mode, Request, Spec, Window};
 use primal_runtime::{Feed, Pace};
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +64,9 @@ pub(crate) struct Replay {
     /// At most this share of the store's time
     #[arg(long, value_name = "P%", value_parser = Pace::parse_budget)]
     budget: Option<f64>,
+    /// Write only in this time of day, UTC: 22:00-06:00
+    #[arg(long, value_name = "FROM-TO")]
+    window: Option<Window>,
     /// Do it; without this the plan is printed
     #[arg(long)]
     execute: bool,
@@ -187,6 +190,7 @@ impl Replay {
             into: self.into.clone(),
             rate: self.rate,
             budget: self.budget,
+            window: self.window,
         })
     }
 

@@ -31,7 +31,7 @@ impl Run {
                 Ok((hub, running)) => {
                     announce(&hub, &running);
                     #[cfg(feature = "query")]
-                    crate::query::keep(&hub, shutdown.clone());
+                    crate::query::keep(&hub, &running.background, shutdown.clone());
                     return finish(running, shutdown).await;
                 }
                 // Machines come up in any order.

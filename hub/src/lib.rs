@@ -2,6 +2,7 @@
 //! that the command line does goes through here, and so do the tests.
 
 mod audit;
+mod background;
 mod config;
 mod files;
 mod hub;
@@ -12,6 +13,7 @@ mod snapshots;
 mod status;
 mod yaml;
 
+pub use background::Background;
 pub use config::{AuditConfig, Config, GatewayConfig, LogConfig, SinkConfig};
 pub use hub::{Hub, HubError};
 pub use run::Running;

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::background::Background;
 use crate::files;
 use crate::hub::{Hub, HubError};
 use crate::status;
@@ -23,6 +24,8 @@ pub struct Running {
     pub listen: Option<SocketAddr>,
     /// What publishes to it.
     pub producer: Arc<Producer>,
+    /// Where work that may wait is done.
+    pub background: Background,
     shutdown: CancellationToken,
     workers: JoinSet<Result<(), WorkerError>>,
     gateway: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
@@ -60,14 +63,15 @@ impl Running {
             let serving = Gateway::new(producer.clone(), told, limits).serve(listener, shutdown.clone());
             gateway = Some(tokio::spawn(serving));
         }
+        let background = Background::start().map_err(|e| HubError::Usage(format!("no threads: {e}")))?;
         let sealing = match &hub.config.audit {
             Some(config) => {
                 let (sealer, every) = (hub.sealer().await?, Duration::from_secs(config.seal_every_s.into()));
-                Some(tokio::spawn(hub.clone().keep_sealed(sealer, every, shutdown.clone())))
+                Some(background.spawn(hub.clone().keep_sealed(sealer, every, shutdown.clone())))
             }
             None => None,
         };
-        Ok(Running { listen, producer, shutdown, workers, gateway, sealing })
+        Ok(Running { listen, producer, background, shutdown, workers, gateway, sealing })
     }
 
     /// Waits for the shutdown, then until everything that was begun is finished. The errors are those of sinks that

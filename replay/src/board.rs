@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::jobs::{Beat, Head, Here, Job, Part, Spec, State};
-use crate::{Mode, ReplayError};
+use crate::{Mode, ReplayError, Window};
 
 /// A job that has not said anything for this long is taken as dead.
 pub(crate) const SILENT: Duration = Duration::from_secs(10);
@@ -63,6 +63,7 @@ pub struct Claim {
     id: String,
     holder: String,
     parts: Vec<Part>,
+    window: Option<Window>,
     heard: i64,
     /// Whether an earlier run had begun it.
     pub resumes: bool,
@@ -276,7 +277,7 @@ impl Board {
             return Err(Board::refused(rival));
         }
         let heard = self.env.now().0;
-        Ok(Claim { board: self, id, holder, parts, heard, resumes: earlier.is_some() })
+        Ok(Claim { board: self, id, holder, parts, window: spec.window, heard, resumes: earlier.is_some() })
     }
 
     /// Asks something of a job.
@@ -351,6 +352,11 @@ impl Claim {
     /// The job's id.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The time of day in which it writes, where one was given.
+    pub(crate) fn window(&self) -> Option<Window> {
+        self.window
     }
 
     /// The parts, as far as they were before.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Mode;
 use crate::plan::Range;
+use crate::window::Window;
 
 /// More bytes of keys than this are not written to the log with the job: a record holds a megabyte.
 const MOST_KEY_BYTES: usize = 256 << 10;
@@ -43,6 +44,9 @@ pub struct Spec {
     pub rate: Option<f64>,
     /// The share of the store's time.
     pub budget: Option<f64>,
+    /// The time of day in which it writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
 }
 
 impl Spec {
@@ -55,9 +59,9 @@ impl Spec {
         }
     }
 
-    /// Equal for commands that do the same, however fast.
+    /// Equal for commands that do the same, however fast and whenever.
     pub(crate) fn digest(&self) -> String {
-        let what = Spec { rate: None, budget: None, ..self.clone() };
+        let what = Spec { rate: None, budget: None, window: None, ..self.clone() };
         serde_json::to_string(&what).map_or(String::new(), |text| Digest::of_json(&text).to_string())
     }
 }

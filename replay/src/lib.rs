@@ -14,6 +14,7 @@ mod redrive;
 mod repair;
 mod running;
 mod shadow;
+mod window;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ pub use plan::{Plan, Range};
 pub use redrive::Redriven;
 pub use running::{Audience, Ended, Lane, run};
 pub use shadow::Rebuilt;
+pub use window::Window;
 
 /// How a replay writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::{Claim, Wish};
 use crate::jobs::{Part, State};
 use crate::shadow::Rebuilt;
-use crate::{Mode, Progress, Replay, ReplayError, Request};
+use crate::{Mode, Progress, Replay, ReplayError, Request, Window};
 
 /// How often a job looks what is asked of it.
 const LOOK: Duration = Duration::from_millis(400);
@@ -136,7 +136,11 @@ pub async fn run(
 ) -> Result<(), ReplayError> {
     let paces = claim.parts().iter().map(|part| Pace { part: part.clone(), lately: Vec::new() });
     let course = Course(Arc::new(Mutex::new(paces.collect())));
-    let replays: Vec<Arc<Replay>> = lanes.iter().map(|lane| lane.replay.clone()).collect();
+    let window = claim.window();
+    let is_closed = || window.is_some_and(|window| !window.is_open(env.now()));
+    let replays = lanes.iter().map(|lane| lane.replay.clone()).collect();
+    let mut still = Still { replays, window, is_paused: false, is_closed: false, audience: audience.clone() };
+    still.set(false, is_closed());
     let (sender, mut ended) = mpsc::unbounded_channel();
     let mut running = JoinSet::new();
     for lane in lanes {
@@ -159,13 +163,14 @@ pub async fn run(
             _ = look.tick() => {
                 let before = state;
                 match claim.wish().await {
-                    Ok(wish) => state = obey(wish, state, &replays, cancel, &claim, &*audience),
+                    Ok(wish) => state = obey(wish, state, cancel, &claim, &*audience),
                     Err(error @ ReplayError::Taken(_)) => {
                         failed = failed.or(Some(error));
                         cancel.cancel();
                     }
                     Err(error) => tracing::debug!(%error, "what is asked of the job cannot be read"),
                 }
+                still.set(state == State::Paused, is_closed());
                 if state != before || said.elapsed() >= SAY {
                     let shown = if state == State::Cancelled { State::Running } else { state };
                     if let Err(error) = claim.beat(shown, course.parts()).await {
@@ -196,23 +201,37 @@ pub async fn run(
     }
 }
 
-fn obey(
-    wish: Option<Wish>,
-    state: State,
-    replays: &[Arc<Replay>],
-    cancel: &CancellationToken,
-    claim: &Claim,
-    audience: &dyn Audience,
-) -> State {
-    let pause = |paused: bool| replays.iter().for_each(|replay| replay.pause(paused));
+/// Whether the replays stand still, and why.
+struct Still {
+    replays: Vec<Arc<Replay>>,
+    window: Option<Window>,
+    /// Because that was asked.
+    is_paused: bool,
+    /// Because it is not their time of day.
+    is_closed: bool,
+    audience: Arc<dyn Audience>,
+}
+
+impl Still {
+    fn set(&mut self, is_paused: bool, is_closed: bool) {
+        if let Some(window) = self.window.filter(|_| is_closed != self.is_closed) {
+            self.audience.say(&match is_closed {
+                true => format!("it is not {window} UTC; nothing is written until {}", window.opens()),
+                false => format!("it is {window} UTC; writing"),
+            });
+        }
+        (self.is_paused, self.is_closed) = (is_paused, is_closed);
+        self.replays.iter().for_each(|replay| replay.pause(is_paused || is_closed));
+    }
+}
+
+fn obey(wish: Option<Wish>, state: State, cancel: &CancellationToken, claim: &Claim, audience: &dyn Audience) -> State {
     match (wish, state) {
         (Some(Wish::Pause), State::Running) => {
-            pause(true);
             audience.say(&format!("{} stands still; `replay resume {}` lets it go on", claim.id(), claim.id()));
             State::Paused
         }
         (Some(Wish::Run), State::Paused) => {
-            pause(false);
             audience.say(&format!("{} goes on", claim.id()));
             State::Running
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use primal_core::Env;
 use primal_hub::Hub;
 use primal_replay::{Board, Listed, Part, State, Wish};
 
@@ -88,8 +89,12 @@ fn row(job: &Listed) -> Vec<String> {
     ]
 }
 
-/// A dead job's last word is kept beside it.
+/// A dead job's last word is kept beside it, and one that stands still by itself says until when.
 fn state(job: &Listed) -> String {
+    let closed = job.spec.window.filter(|window| !window.is_open(Env::system().now()));
+    if let (State::Running, Some(window)) = (job.state, closed) {
+        return format!("waits for {}", window.opens());
+    }
     match job.state {
         State::Dead if job.said != State::Running => format!("dead, was {}", job.said.as_str()),
         state => state.as_str().to_owned(),
@@ -139,6 +144,7 @@ fn show(job: &Listed) {
         ("correlations", list(&spec.correlations)),
         ("rate", spec.rate.map_or(String::new(), |rate| format!("at most {rate} events/s"))),
         ("budget", spec.budget.map_or(String::new(), |share| format!("{:.0}% of the store's time", share * 100.0))),
+        ("window", spec.window.map_or(String::new(), |window| format!("{window} UTC"))),
         ("begun", job.started.to_string()),
         ("heard of", job.heard.to_string()),
         ("process", format!("{} on {}", job.pid, job.host)),

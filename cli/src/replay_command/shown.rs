@@ -32,6 +32,9 @@ pub(super) fn plan(plan: &Plan, spec: &Spec) {
     if let Some(budget) = spec.budget {
         output::line(&format!("longer than that, with {:.0}% of the store's time", budget * 100.0));
     }
+    if let Some(window) = spec.window {
+        output::line(&format!("written from {window} UTC only; it stands still at other times"));
+    }
     if plan.resumes {
         output::line("an earlier run was interrupted; this goes on from there");
     }

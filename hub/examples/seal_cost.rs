@@ -1,5 +1,5 @@
 //! What sealing costs those who publish: events into the embedded log with and without a sealer beside it, in turns.
-//! `cargo run --release -p primal-seal --example cost`
+//! `cargo run --release -p primal-hub --example seal_cost`
 
 #![expect(clippy::print_stdout, reason = "it is a program that prints figures")]
 
@@ -11,18 +11,23 @@ use primal_core::event::{Event, Op};
 use primal_core::log::{EventLog, TopicSpec};
 use primal_core::record::NewRecord;
 use primal_core::{Collection, Env, Epochs, Primal};
+use primal_hub::Background;
 use primal_log_embedded::{Config, EmbeddedLog};
-use primal_seal::{Sealer, Signer, consistency};
+use primal_seal::{SealError, Sealer, Signer, consistency};
+use tokio_util::sync::CancellationToken;
 
-const EVENTS: usize = 300_000;
+const EVENTS: usize = 1_000_000;
 const AT_ONCE: usize = 500;
 const PUBLISHERS: usize = 4;
 const PARTITIONS: u32 = 4;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
+/// Between two looks at what there is to seal.
+const PAUSE: Duration = Duration::from_millis(500);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let collection = Collection::new("flights")?;
+    let background = Background::start()?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for round in 0..2 * ROUNDS {
         let folder = tempfile::tempdir()?;
@@ -34,14 +39,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let keys = [signer.verifier().clone()];
         let mut sealer = Sealer::open(log.clone(), "", signer, Vec::new()).await?;
         let is_sealed = round % 2 == 1;
-        let publishing = tokio::spawn(publish(log.clone(), collection.clone()));
-        while !publishing.is_finished() {
-            tokio::time::sleep(Duration::from_millis(if is_sealed { 500 } else { 20 })).await;
-            if is_sealed {
-                sealer.seal(&collection, &epochs).await?;
+        let stop = CancellationToken::new();
+        let (ended, sealed_of, life) = (stop.clone(), collection.clone(), epochs.clone());
+        let sealing = background.spawn(async move {
+            while is_sealed && ended.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
+                sealer.seal(&sealed_of, &life).await?;
             }
-        }
-        let rate = EVENTS as f64 / publishing.await?.map_err(|e| e.to_string())?.as_secs_f64();
+            Ok::<_, SealError>(sealer)
+        });
+        let rate = EVENTS as f64 / publish(log.clone(), collection.clone()).await?.as_secs_f64();
+        stop.cancel();
+        let mut sealer = sealing.await??;
         if !is_sealed {
             without.push(rate);
             continue;
