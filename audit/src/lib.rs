@@ -1,6 +1,7 @@
 //! What the log says, and proof that a store holds it: the state of an entity at any moment, who changed what, what led to
 //! what, where an event stands in each store, and verification of a store by key, version and digest.
 
+mod by_blocks;
 mod diff;
 mod nearest;
 mod scan;
@@ -16,7 +17,7 @@ pub use diff::{Change, changes};
 pub use nearest::{Field, nearest};
 pub use scan::{Entry, Part, Scan, ScanError, Source, Span};
 pub use selection::{Selection, Within, known};
-pub use standing::{Fate, Question, Standing};
+pub use standing::{AppliedAt, Fate, Question, Standing};
 pub use state::{AsOf, Entity, StateError, Versions};
 pub use trace::{Step, trace};
-pub use verify::{Difference, Report, Scope, VerifyError, verify};
+pub use verify::{Difference, Found, Report, Scope, VerifyError, verify};

@@ -49,17 +49,19 @@ impl Hub {
     pub async fn standings(&self, event: &Entry) -> Result<Vec<Standing>, HubError> {
         let mut standings = Vec::new();
         let Source { collection, epochs } = self.source(&event.collection)?;
+        let receipts = primal_runtime::receipts::read_all(&*self.log).await?;
         for sink in self.config.sinks.iter().filter(|sink| sink.collections.contains(&collection)) {
             standings.push(match self.live(sink, &collection).await? {
                 Ok(target) => {
-                    let (log, sink) = (self.log.clone(), &*sink.sink);
-                    Question { log, sink, target, epochs: epochs.clone() }.standing(event).await?
+                    let (log, sink, receipts) = (self.log.clone(), &*sink.sink, receipts.as_slice());
+                    Question { log, sink, target, epochs: epochs.clone(), receipts }.standing(event).await?
                 }
                 Err(error) => Standing {
                     sink: sink.name.clone(),
                     place: None,
                     fate: Fate::Unknown,
                     stored: None,
+                    applied_at: None,
                     note: error.to_string(),
                 },
             });

@@ -2,6 +2,7 @@
 //! that the command line does goes through here, and so do the tests.
 
 mod audit;
+mod auditing;
 mod config;
 mod files;
 mod hub;
@@ -10,10 +11,13 @@ mod run;
 mod seals;
 mod snapshots;
 mod status;
+mod verifying;
 mod yaml;
 
-pub use config::{AuditConfig, Config, GatewayConfig, LogConfig, SinkConfig};
+pub use auditing::AuditConfig;
+pub use config::{Config, GatewayConfig, LogConfig, SinkConfig};
 pub use hub::{Hub, HubError};
 pub use run::Running;
 pub use snapshots::SnapshotConfig;
 pub use status::{Row, rows};
+pub use verifying::Verified;

@@ -20,6 +20,7 @@ use crate::dead_letter::{self, Kind};
 use crate::options::Options;
 use crate::pace::Gate;
 use crate::parked::Parked;
+use crate::receipts::{self, Done, Receipts};
 use crate::status::{Counts, State, Status};
 use crate::triage::{Rules, Triage};
 
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub gate: Gate,
     pub parked: Parked,
     pub status: Status,
+    pub receipts: Receipts,
 }
 
 /// Why delivery of a partition ended.
@@ -116,7 +118,10 @@ impl Delivery<'_> {
                     let batch = batch.advancing(*position, next_position);
                     match self.write(&batch).await {
                         Ok(outcome) => {
-                            self.applied(outcome, triage.events.len() - batch.events.len(), next);
+                            let folded = triage.events.len() - batch.events.len();
+                            self.applied(outcome, folded, next);
+                            let first = records.get(range.start).map(|record| record.offset);
+                            self.receipt(first.map(|first| first..next), range.len(), &triage, outcome, folded);
                             *position = Some(next_position);
                             return Ok(None);
                         }
@@ -261,6 +266,31 @@ impl Delivery<'_> {
         let counts = Counts { applied, stale, folded: folded as u64, ..Counts::default() };
         self.shared.status.count(&self.target.collection, counts);
         self.shared.status.advanced(self.place, next);
+    }
+
+    /// Leaves a receipt of records that are done.
+    fn receipt(
+        &self,
+        offsets: Option<Range<Offset>>,
+        records: usize,
+        triage: &Triage<'_>,
+        outcome: Outcome,
+        folded: usize,
+    ) {
+        let Some(offsets) = offsets.filter(|_| self.shared.receipts.are_wanted()) else { return };
+        let partition = self.place.partition;
+        let events = triage.events.iter();
+        let events = events.map(|event| (event.id, self.epochs.version(partition, event.record.offset).0));
+        self.shared.receipts.add(Done {
+            target: self.target,
+            partition,
+            epoch: self.epochs.at(partition, offsets.start),
+            offsets,
+            outcome,
+            folded: folded as u64,
+            left_out: (records - triage.events.len()) as u64,
+            digest: receipts::digest(events),
+        });
     }
 }
 

@@ -17,6 +17,7 @@ use crate::deliver::{Delivery, Ended, Shared, Verdict};
 use crate::options::Options;
 use crate::pace::{Gate, Pace};
 use crate::parked::Parked;
+use crate::receipts::Receipts;
 use crate::status::Status;
 
 /// Why a job ended early.
@@ -72,6 +73,7 @@ impl Job {
             sink,
             capability: spec.capability,
             parked: Parked::load(&*log, name).await?,
+            receipts: Receipts::new(name, "job", &log, &env, options.receipts),
             log,
             options,
             parks: false,
@@ -150,6 +152,11 @@ impl Job {
         let place = TopicPartition { topic: target.collection.topic(), partition };
         let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel };
         delivery.run(records, position, left_out).await.map_err(|ended| self.error(&ended))
+    }
+
+    /// Writes the receipts of what was applied by now, as well as it can.
+    pub async fn settle(&self) {
+        self.shared.receipts.close().await;
     }
 
     /// Writes events again without moving any position: equal versions too in [`Mode::Repair`]. Refused events are

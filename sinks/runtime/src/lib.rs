@@ -9,6 +9,7 @@ mod options;
 mod pace;
 mod parked;
 mod partition;
+pub mod receipts;
 pub mod status;
 mod triage;
 mod worker;
