@@ -193,7 +193,7 @@ fn push_number(out: &mut String, raw: &str) -> Option<()> {
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let digits = format!("{whole}{fraction}");
-    if !digits.bytes().all(|b| b.is_ascii_digit()) || exponent.abs() > MAX_DIGITS {
+    if whole.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || exponent.abs() > MAX_DIGITS {
         return None;
     }
     let is_zero = digits.bytes().all(|b| b == b'0');
