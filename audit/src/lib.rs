@@ -4,6 +4,7 @@
 mod by_blocks;
 mod diff;
 mod nearest;
+mod receipts;
 mod scan;
 mod selection;
 mod standing;
@@ -15,6 +16,7 @@ mod verify;
 
 pub use diff::{Change, changes};
 pub use nearest::{Field, nearest};
+pub use receipts::{Checked, Disagreement, check};
 pub use scan::{Entry, Part, Scan, ScanError, Source, Span};
 pub use selection::{Selection, Within, known};
 pub use standing::{AppliedAt, Fate, Question, Standing};

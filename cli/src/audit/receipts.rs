@@ -1,11 +1,12 @@
 //! `primalcore audit receipts`: what each sink did with which offsets, and when.
 
 use clap::Args;
+use primal_audit::{Checked, Disagreement};
 use primal_core::{Moment, Timestamp};
 use primal_runtime::receipts::{Receipt, Span};
 
 use crate::output::{self, grouped};
-use crate::{ConfigFile, Failure, Outcome, past};
+use crate::{ConfigFile, Failure, Outcome, exit, past};
 
 /// What each sink did with which offsets, and when: a row for each block of 10,000 offsets of each build.
 #[derive(Args)]
@@ -24,6 +25,9 @@ pub(crate) struct Receipts {
     /// Done before
     #[arg(long, value_name = "T", value_parser = past, default_value = "latest")]
     to: Moment,
+    /// Compare them with the log: whether what a sink was given is what the log has; exit code 3 when it is not
+    #[arg(long)]
+    check: bool,
     /// Print JSON, with every span of a row
     #[arg(long)]
     json: bool,
@@ -37,11 +41,40 @@ impl Receipts {
         if found.is_empty() {
             return Err(self.nothing(&all));
         }
+        if self.check {
+            return self.compared(&hub.check_receipts(&found).await?);
+        }
         if self.json {
             return output::json(&found);
         }
         show(&found);
         Ok(())
+    }
+
+    fn compared(&self, checked: &Checked) -> Outcome {
+        if self.json {
+            output::json(checked)?;
+        } else {
+            output::line(&format!("{} events were given to the stores as the log has them", grouped(checked.events)));
+            if checked.untold > 0 {
+                let untold = grouped(checked.untold);
+                output::line(&format!(
+                    "{untold} ranges cannot be told of: some was left out, or is not in the log any more"
+                ));
+            }
+            for Disagreement { sink, collection, partition, from, to } in &checked.differing {
+                let last = to - 1;
+                output::line(&format!(
+                    "{sink} was given other events of {collection}, partition {partition}, offsets {from} to {last}"
+                ));
+            }
+        }
+        match checked.differing.len() {
+            0 => Ok(()),
+            count => {
+                Err(Failure::new(exit::DIFFERENT, format!("{count} ranges of the log are not what was delivered")))
+            }
+        }
     }
 
     /// What of a row is asked for.

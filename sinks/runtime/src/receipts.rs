@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::counter;
@@ -21,6 +21,7 @@ use primal_core::sink::{Build, Outcome, Target};
 use primal_core::{Env, Offset, Partition, RecordRef, Records, Timestamp, Topic};
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// Deliveries that a row tells apart.
@@ -101,8 +102,8 @@ impl Span {
     }
 }
 
-/// The sum that a span's digest is: order and cuts of batches make no difference.
-pub(crate) fn digest<'a>(events: impl Iterator<Item = (&'a str, u64)>) -> u128 {
+/// The sum that a span's digest is, of ids and versions: order and cuts of batches make no difference.
+pub fn digest<'a>(events: impl Iterator<Item = (&'a str, u64)>) -> u128 {
     events.fold(0, |sum, (id, version)| sum.wrapping_add(xxh3_128_with_seed(id.as_bytes(), version)))
 }
 
@@ -216,6 +217,13 @@ pub(crate) struct Done<'a> {
 pub(crate) struct Receipts {
     inner: Option<Arc<Inner>>,
     env: Env,
+    ended: CancellationToken,
+}
+
+impl Drop for Receipts {
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
 }
 
 struct Inner {
@@ -293,10 +301,11 @@ impl Receipts {
                 writing: tokio::sync::Mutex::default(),
             })
         });
+        let ended = CancellationToken::new();
         if let Some(inner) = &inner {
-            tokio::spawn(keep_written(Arc::downgrade(inner)));
+            tokio::spawn(keep_written(inner.clone(), ended.clone()));
         }
-        Receipts { inner, env: env.clone() }
+        Receipts { inner, env: env.clone(), ended }
     }
 
     pub(crate) fn are_wanted(&self) -> bool {
@@ -361,21 +370,15 @@ impl Receipts {
 }
 
 /// Writes what changed, until nobody adds any more.
-async fn keep_written(inner: Weak<Inner>) {
-    loop {
-        let Some(strong) = inner.upgrade() else { return };
-        let changed = tokio::time::timeout(10 * GATHERED, strong.changed.notified()).await;
-        drop(strong);
-        if changed.is_err() {
-            continue;
-        }
-        tokio::time::sleep(GATHERED).await;
-        let Some(strong) = inner.upgrade() else { return };
-        if let Err(error) = strong.write().await {
-            tracing::debug!(sink = strong.sink, %error, "receipts could not be written; trying again");
-            strong.changed.notify_one();
+async fn keep_written(inner: Arc<Inner>, ended: CancellationToken) {
+    while ended.run_until_cancelled(inner.changed.notified()).await.is_some() {
+        ended.run_until_cancelled(tokio::time::sleep(GATHERED)).await;
+        if let Err(error) = inner.write().await {
+            tracing::debug!(sink = inner.sink, %error, "receipts could not be written; trying again");
+            inner.changed.notify_one();
         }
     }
+    let _ = tokio::time::timeout(CLOSING, inner.write()).await;
 }
 
 impl Inner {
