@@ -123,7 +123,7 @@ mod tests {
                 let block = Block::of(version);
                 assert_eq!(block.epoch(), epoch);
                 assert!(block.offsets().contains(&offset), "{offset} in {:?}", block.offsets());
-                let told = (version.0 >> 40) << 27 | ((version.0 & ((1 << 40) - 1)) - 1) / 10_000;
+                let told = ((version.0 >> 40) << 27) | (((version.0 & ((1 << 40) - 1)) - 1) / 10_000);
                 assert_eq!(block.0, told);
             }
         }

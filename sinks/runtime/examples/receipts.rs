@@ -1,4 +1,5 @@
-//! What receipts cost: events from the embedded log into this process's memory, with and without receipts, in turns.
+//! What receipts cost: events from the embedded log into this process's memory, with and without receipts, in turns; in
+//! time, and in time of the processor, which depends less on what else the machine does.
 //! `cargo run --release -p primal-runtime --example receipts`
 
 #![expect(clippy::print_stdout, reason = "it is a program that prints figures")]
@@ -35,13 +36,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for round in 0..2 * ROUNDS {
             let options = Options { batch_events, receipts: round % 2 == 1, ..Options::default() };
-            let rate = deliver(&log, &collection, round, options).await?;
-            if round % 2 == 1 { &mut with } else { &mut without }.push(rate);
+            let cost = deliver(&log, &collection, round, options).await?;
+            if round % 2 == 1 { &mut with } else { &mut without }.push(cost);
         }
-        let (without, with) = (median(&mut without), median(&mut with));
         let batches = batch_events.map_or("large batches".to_owned(), |n| format!("batches of {n}"));
-        let ratio = 100.0 * with / without;
-        println!("{batches}: without receipts {without:.0} events/s, with {with:.0} events/s, {ratio:.1} %");
+        for (what, of) in [("µs an event", 0), ("µs of the processor an event", 1)] {
+            let (without, with) = (median(&without, of), median(&with, of));
+            println!(
+                "{batches}: {without:.3} {what} without receipts, {with:.3} with: {:+.1} %",
+                100.0 * (with / without - 1.0)
+            );
+        }
     }
     let rows = receipts::read_all(&*log).await?;
     let bytes: usize = rows.iter().filter_map(|row| serde_json::to_vec(row).ok()).map(|row| row.len()).sum();
@@ -49,19 +54,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn median(rates: &mut [f64]) -> f64 {
-    println!("  {}", rates.iter().map(|rate| format!("{rate:.0}")).collect::<Vec<_>>().join(" "));
-    rates.sort_by(f64::total_cmp);
-    rates.get(rates.len() / 2).copied().unwrap_or_default()
+fn median(costs: &[[f64; 2]], of: usize) -> f64 {
+    let mut costs: Vec<f64> = costs.iter().filter_map(|cost| cost.get(of)).copied().collect();
+    costs.sort_by(f64::total_cmp);
+    costs.get(costs.len() / 2).copied().unwrap_or_default()
 }
 
-/// Delivers the log into a store of its own; events per second, once the worker is in its group.
+/// Time of the processor that this process has taken, in microseconds; in steps of 10 ms.
+fn processor() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * 10_000.0
+}
+
+/// Delivers the log into a store of its own; microseconds an event, once the worker is in its group, and those of the
+/// processor.
 async fn deliver(
     log: &Arc<dyn EventLog>,
     collection: &Collection,
     round: usize,
     options: Options,
-) -> Result<f64, Box<dyn Error>> {
+) -> Result<[f64; 2], Box<dyn Error>> {
     let events = if options.batch_events.is_some() { EVENTS / 5 } else { EVENTS };
     let name = format!("s{round}b{}", options.batch_events.unwrap_or_default());
     let members = vec![("name".to_owned(), 1, Node { line: 1, value: Value::Text(name.clone()) })];
@@ -85,15 +98,16 @@ async fn deliver(
     while applied().await == 0 {
         tokio::time::sleep(Duration::from_micros(200)).await;
     }
-    let (started, before) = (Instant::now(), applied().await);
+    let (started, spent, before) = (Instant::now(), processor(), applied().await);
     while applied().await < events {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let rate = (applied().await - before) as f64 / started.elapsed().as_secs_f64();
+    let events = (applied().await - before) as f64;
+    let cost = [started.elapsed().as_secs_f64() * 1e6 / events, (processor() - spent) / events];
     shutdown.cancel();
     running.await??;
     sink.swap().ok_or("no swap")?.discard(&target).await?;
-    Ok(rate)
+    Ok(cost)
 }
 
 fn event(collection: &Collection, number: usize) -> Event {

@@ -2,6 +2,7 @@
 //! it. The dead letter is in the log before the position moves over its event.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashSet;
@@ -20,16 +21,16 @@ use crate::dead_letter::{self, Kind};
 use crate::options::Options;
 use crate::pace::Gate;
 use crate::parked::Parked;
-use crate::receipts::{self, Done, Receipts};
+use crate::receipting::{Done, Receipts, Slot};
 use crate::status::{Counts, State, Status};
 use crate::triage::{Rules, Triage};
 
 /// What all partitions of one worker share.
 pub(crate) struct Shared {
     pub name: String,
-    pub sink: std::sync::Arc<dyn Sink>,
+    pub sink: Arc<dyn Sink>,
     pub capability: Capability,
-    pub log: std::sync::Arc<dyn EventLog>,
+    pub log: Arc<dyn EventLog>,
     pub options: Options,
     /// Whether rejected events park their keys. Only a worker does that: what a job that builds another generation finds
     /// rejected, the live one may have found superseded, and gone on.
@@ -65,6 +66,8 @@ pub(crate) struct Delivery<'a> {
     pub epochs: &'a Epochs,
     pub place: &'a TopicPartition,
     pub cancel: &'a CancellationToken,
+    /// Where receipts are left, if they are.
+    pub slot: Option<Arc<Slot>>,
 }
 
 impl Delivery<'_> {
@@ -106,6 +109,7 @@ impl Delivery<'_> {
             // Points do not build on each other.
             parks: self.shared.parks && self.target.projection != Projection::Series,
             max_payload: self.shared.capability.max_payload,
+            with_digest: self.slot.is_some(),
         };
         let mut triage = Triage::new(&rules, records, range.clone(), written);
         let next_position = self.epochs.position(self.place.partition, next);
@@ -117,11 +121,12 @@ impl Delivery<'_> {
                 Ok(batch) => {
                     let batch = batch.advancing(*position, next_position);
                     match self.write(&batch).await {
-                        Ok(outcome) => {
+                        Ok((outcome, at)) => {
                             let folded = triage.events.len() - batch.events.len();
                             self.applied(outcome, folded, next);
                             let first = records.get(range.start).map(|record| record.offset);
-                            self.receipt(first.map(|first| first..next), range.len(), &triage, outcome, folded);
+                            let offsets = first.map(|first| first..next);
+                            self.receipt(offsets, range.len(), &triage, outcome, folded, at);
                             *position = Some(next_position);
                             return Ok(None);
                         }
@@ -148,8 +153,8 @@ impl Delivery<'_> {
         }
     }
 
-    /// Calls the store until it gives an answer that counts.
-    pub(crate) async fn write(&self, batch: &Batch<'_>) -> Result<Outcome, Verdict> {
+    /// Calls the store until it gives an answer that counts; and when that was.
+    pub(crate) async fn write(&self, batch: &Batch<'_>) -> Result<(Outcome, Instant), Verdict> {
         loop {
             let Some(turn) = self.cancel.run_until_cancelled(self.shared.gate.turn()).await else {
                 return Err(Verdict::Ended(Ended::Cancelled));
@@ -171,7 +176,7 @@ impl Delivery<'_> {
                     self.shared.status.set(State::Running, None);
                     // It is done, so it counts, also when the rest after it is cut short.
                     self.cancel.run_until_cancelled(self.shared.gate.rest(turn, took)).await;
-                    return Ok(outcome);
+                    return Ok((outcome, started + took));
                 }
                 Err(error) => error,
             };
@@ -276,21 +281,19 @@ impl Delivery<'_> {
         triage: &Triage<'_>,
         outcome: Outcome,
         folded: usize,
+        at: Instant,
     ) {
-        let Some(offsets) = offsets.filter(|_| self.shared.receipts.are_wanted()) else { return };
-        let partition = self.place.partition;
-        let events = triage.events.iter();
-        let events = events.map(|event| (event.id, self.epochs.version(partition, event.record.offset).0));
-        self.shared.receipts.add(Done {
-            target: self.target,
-            partition,
-            epoch: self.epochs.at(partition, offsets.start),
+        let (Some(offsets), Some(slot)) = (offsets, &self.slot) else { return };
+        let done = Done {
+            epoch: self.epochs.at(self.place.partition, offsets.start),
             offsets,
             outcome,
             folded: folded as u64,
             left_out: (records - triage.events.len()) as u64,
-            digest: receipts::digest(events),
-        });
+            digest: triage.digest,
+            at,
+        };
+        self.shared.receipts.add(slot, done);
     }
 }
 

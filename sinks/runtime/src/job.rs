@@ -17,7 +17,7 @@ use crate::deliver::{Delivery, Ended, Shared, Verdict};
 use crate::options::Options;
 use crate::pace::{Gate, Pace};
 use crate::parked::Parked;
-use crate::receipts::Receipts;
+use crate::receipting::Receipts;
 use crate::status::Status;
 
 /// Why a job ended early.
@@ -150,7 +150,8 @@ impl Job {
         left_out: &mut HashSet<Offset>,
     ) -> Result<(), JobError> {
         let place = TopicPartition { topic: target.collection.topic(), partition };
-        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel };
+        let slot = self.shared.receipts.slot(target, partition);
+        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel, slot };
         delivery.run(records, position, left_out).await.map_err(|ended| self.error(&ended))
     }
 
@@ -173,7 +174,8 @@ impl Job {
         events: Vec<EventRef<'_>>,
     ) -> Result<Rewritten, JobError> {
         let place = TopicPartition { topic: target.collection.topic(), partition };
-        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel };
+        let slot = None;
+        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel, slot };
         let mut done = Rewritten::default();
         let mut pending = vec![events];
         while let Some(mut events) = pending.pop() {
@@ -184,7 +186,7 @@ impl Job {
                 Ok(mut batch) => {
                     batch.mode = mode;
                     match delivery.write(&batch).await {
-                        Ok(outcome) => {
+                        Ok((outcome, _)) => {
                             done.applied += outcome.applied;
                             done.stale += outcome.stale;
                             continue;

@@ -1,37 +1,23 @@
 //! Receipts: what was done with which offsets, and when, kept in the log (the compacted topic `primal.receipts`).
 //!
 //! A row is one block of 10,000 offsets of one build, and holds up to [`SPANS`] *spans*: deliveries, one or many that
-//! followed each other, with what became of their events. A batch belongs to the block that it begins in. Whoever delivers
-//! only adds to the open block in memory; a task of its own writes what changed, once a second. What cannot be written is
-//! tried again; beyond [`WAITING`] rows the oldest are dropped and counted. A crash loses the last second of receipts. A
-//! worker that goes on in the middle of a block takes up the row that the log has of it. A range that is delivered again
-//! has another span, so that a row says what was done and not only what came of it.
+//! followed each other, with what became of their events. A batch belongs to the block that it begins in. A range that is
+//! delivered again has another span, so that a row says what was done and not only what came of it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use metrics::counter;
-use primal_core::blocks::BLOCK;
 use primal_core::error::LogError;
 use primal_core::keyed::Keyed;
-use primal_core::log::{EventLog, Limits};
-use primal_core::sink::{Build, Outcome, Target};
-use primal_core::{Env, Offset, Partition, RecordRef, Records, Timestamp, Topic};
+use primal_core::log::EventLog;
+use primal_core::sink::{Build, Target};
+use primal_core::{Offset, Partition, Timestamp, Topic};
 use serde::{Deserialize, Deserializer, Serialize};
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Deliveries that a row tells apart.
 const SPANS: usize = 16;
-/// Rows that wait for the log, at most.
-const WAITING: usize = 1_000;
-/// How long changes are gathered before they are written.
-const GATHERED: Duration = Duration::from_secs(1);
-/// How long the last rows of one that ends may take.
-const CLOSING: Duration = Duration::from_secs(2);
+/// How long changes are gathered before they are written, and what a span may last.
+pub(crate) const GATHERED: Duration = Duration::from_secs(1);
 
 /// One delivery, or several that followed each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,10 +43,10 @@ pub struct Span {
     /// Events that the store was not given: dead letters, those that wait behind one, and in a build of some keys all
     /// others.
     pub left_out: u64,
-    /// The sum, modulo 2^128, of XXH3 over the ids of the events given to the store, each seeded with its version; in
+    /// The sum, modulo 2^64, of XXH3 over the ids of the events given to the store, each seeded with its offset; in
     /// hexadecimal digits.
     #[serde(with = "hexadecimal")]
-    pub digest: u128,
+    pub digest: u64,
 }
 
 fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
@@ -71,13 +57,13 @@ fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Er
 mod hexadecimal {
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(digest: &u128, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&format!("{digest:032x}"))
+    pub(super) fn serialize<S: Serializer>(digest: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{digest:016x}"))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let text = String::deserialize(deserializer)?;
-        u128::from_str_radix(&text, 16).map_err(serde::de::Error::custom)
+        u64::from_str_radix(&text, 16).map_err(serde::de::Error::custom)
     }
 }
 
@@ -102,9 +88,9 @@ impl Span {
     }
 }
 
-/// The sum that a span's digest is, of ids and versions: order and cuts of batches make no difference.
-pub fn digest<'a>(events: impl Iterator<Item = (&'a str, u64)>) -> u128 {
-    events.fold(0, |sum, (id, version)| sum.wrapping_add(xxh3_128_with_seed(id.as_bytes(), version)))
+/// What an event adds to a span's digest; order and cuts of batches make no difference.
+pub fn digest(id: &str, offset: Offset) -> u64 {
+    xxh3_64_with_seed(id.as_bytes(), offset as u64)
 }
 
 /// What was done with a block of offsets in one build of a sink.
@@ -129,16 +115,16 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    fn row(&self) -> String {
+    pub(crate) fn row(&self) -> String {
         format!("{}/{}", self.build(), self.block)
     }
 
-    fn build(&self) -> String {
+    pub(crate) fn build(&self) -> String {
         let Receipt { sink, collection, generation, partition, epoch, .. } = self;
         format!("{sink}/{collection}/{generation}/{partition}/{epoch}")
     }
 
-    fn push(&mut self, span: Span) {
+    pub(crate) fn push(&mut self, span: Span) {
         match self.spans.last_mut() {
             // At a steady flow a row says when by the second.
             Some(last) if last.to == span.from && span.first.since(last.first) < GATHERED => {
@@ -201,261 +187,10 @@ pub fn generation_of(target: &Target) -> String {
     }
 }
 
-/// One delivery, as the one who delivered tells it.
-pub(crate) struct Done<'a> {
-    pub target: &'a Target,
-    pub partition: Partition,
-    pub epoch: u64,
-    pub offsets: Range<Offset>,
-    pub outcome: Outcome,
-    pub folded: u64,
-    pub left_out: u64,
-    pub digest: u128,
-}
-
-/// The receipts of one worker or job.
-pub(crate) struct Receipts {
-    inner: Option<Arc<Inner>>,
-    env: Env,
-    ended: CancellationToken,
-}
-
-impl Drop for Receipts {
-    fn drop(&mut self) {
-        self.ended.cancel();
-    }
-}
-
-struct Inner {
-    sink: String,
-    instance: String,
-    log: Arc<dyn EventLog>,
-    gathered: Mutex<Gathered>,
-    changed: Notify,
-    /// One writes at a time: the task of its own, or whoever closes.
-    writing: tokio::sync::Mutex<Written>,
-}
-
-#[derive(Default)]
-struct Gathered {
-    /// The block that is open, per place name and partition.
-    open: HashMap<(String, Partition), Open>,
-    /// Blocks that are full and not written yet.
-    full: VecDeque<Open>,
-    dropped: u64,
-}
-
-struct Open {
-    receipt: Receipt,
-    is_changed: bool,
-    /// Whether the log may have a row of it that was not looked at.
-    is_continued: bool,
-}
-
-/// What the writing half knows of the log's rows.
-#[derive(Default)]
-struct Written {
-    table: Option<Keyed>,
-    /// Where to read on.
-    next: Offset,
-    /// Of this sink's rows the newest of each build, partition and epoch: all that can be gone on with.
-    newest: HashMap<String, Receipt>,
-}
-
-impl Written {
-    async fn read_on(&mut self, log: &dyn EventLog, sink: &str) -> Result<(), LogError> {
-        let topic = Topic::receipts();
-        let extents = log.extents(&topic).await?.unwrap_or_default();
-        let Some(extent) = extents.first().filter(|extent| extent.end > self.next) else { return Ok(()) };
-        let mut reader = log.read(&topic, 0, self.next.max(extent.start)..extent.end).await?;
-        let mut records = Records::new();
-        while reader.fetch(&mut records, Limits { records: 1_000, bytes: 1 << 20 }).await? {
-            let ours = |record: &RecordRef<'_>| {
-                let key = record.key.and_then(|key| std::str::from_utf8(key).ok());
-                key.and_then(|key| key.strip_prefix(sink)).is_some_and(|rest| rest.starts_with('/'))
-            };
-            for value in records.iter().filter(ours).filter_map(|record| record.value) {
-                let Ok(receipt) = serde_json::from_slice::<Receipt>(value) else { continue };
-                let build = receipt.build();
-                if self.newest.get(&build).is_none_or(|newest| newest.block <= receipt.block) {
-                    self.newest.insert(build, receipt);
-                }
-            }
-            records.clear();
-        }
-        self.next = extent.end;
-        Ok(())
-    }
-}
-
-impl Receipts {
-    /// Writes nothing where they are not wanted.
-    pub(crate) fn new(sink: &str, instance: &str, log: &Arc<dyn EventLog>, env: &Env, is_wanted: bool) -> Self {
-        let inner = is_wanted.then(|| {
-            Arc::new(Inner {
-                sink: sink.to_owned(),
-                instance: instance.to_owned(),
-                log: log.clone(),
-                gathered: Mutex::default(),
-                changed: Notify::new(),
-                writing: tokio::sync::Mutex::default(),
-            })
-        });
-        let ended = CancellationToken::new();
-        if let Some(inner) = &inner {
-            tokio::spawn(keep_written(inner.clone(), ended.clone()));
-        }
-        Receipts { inner, env: env.clone(), ended }
-    }
-
-    pub(crate) fn are_wanted(&self) -> bool {
-        self.inner.is_some()
-    }
-
-    /// Adds a delivery. Touches nothing but memory.
-    pub(crate) fn add(&self, done: Done<'_>) {
-        let Some(inner) = &self.inner else { return };
-        let now = self.env.now();
-        let span = Span {
-            from: done.offsets.start,
-            to: done.offsets.end,
-            first: now,
-            last: now,
-            batches: 1,
-            applied: done.outcome.applied,
-            stale: done.outcome.stale,
-            folded: done.folded,
-            left_out: done.left_out,
-            digest: done.digest,
-        };
-        let block = span.from / BLOCK * BLOCK;
-        let generation = generation_of(done.target);
-        let mut gathered = inner.gathered();
-        let place = (done.target.position_name(), done.partition);
-        let is_other = |open: &Open| (open.receipt.epoch, open.receipt.block) != (done.epoch, block);
-        let other = gathered.open.get(&place).is_some_and(is_other).then(|| gathered.open.remove(&place));
-        if let Some(full) = other.flatten().filter(|full| full.is_changed) {
-            gathered.full.push_back(full);
-            if gathered.full.len() > WAITING {
-                gathered.full.pop_front();
-                gathered.dropped += 1;
-            }
-        }
-        let open = gathered.open.entry(place).or_insert_with(|| Open {
-            receipt: Receipt {
-                sink: inner.sink.clone(),
-                collection: done.target.collection.to_string(),
-                generation,
-                partition: done.partition,
-                epoch: done.epoch,
-                block,
-                instance: inner.instance.clone(),
-                spans: Vec::new(),
-            },
-            is_changed: true,
-            is_continued: true,
-        });
-        open.receipt.push(span);
-        open.is_changed = true;
-        drop(gathered);
-        inner.changed.notify_one();
-    }
-
-    /// Writes what is left; gives up after a moment.
-    pub(crate) async fn close(&self) {
-        if let Some(inner) = &self.inner {
-            let _ = tokio::time::timeout(CLOSING, inner.write()).await;
-        }
-    }
-}
-
-/// Writes what changed, until nobody adds any more.
-async fn keep_written(inner: Arc<Inner>, ended: CancellationToken) {
-    while ended.run_until_cancelled(inner.changed.notified()).await.is_some() {
-        ended.run_until_cancelled(tokio::time::sleep(GATHERED)).await;
-        if let Err(error) = inner.write().await {
-            tracing::debug!(sink = inner.sink, %error, "receipts could not be written; trying again");
-            inner.changed.notify_one();
-        }
-    }
-    let _ = tokio::time::timeout(CLOSING, inner.write()).await;
-}
-
-impl Inner {
-    fn gathered(&self) -> MutexGuard<'_, Gathered> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes all rows that changed. Those that could not be written have changed still.
-    async fn write(&self) -> Result<(), LogError> {
-        let mut written = self.writing.lock().await;
-        let written = &mut *written;
-        if written.table.is_none() {
-            written.table = Some(Keyed::open(&*self.log, Topic::receipts()).await?);
-        }
-        self.take_up(written).await?;
-        let Some(table) = &written.table else { return Ok(()) };
-        let rows: BTreeMap<String, Receipt> = {
-            let mut gathered = self.gathered();
-            let dropped = std::mem::take(&mut gathered.dropped);
-            counter!("primalcore_receipts_dropped_total", "sink" => self.sink.clone()).increment(dropped);
-            let Gathered { open, full, .. } = &mut *gathered;
-            let changed = full.iter().chain(open.values()).filter(|open| open.is_changed);
-            let rows = changed.map(|open| (open.receipt.row(), open.receipt.clone())).collect();
-            open.values_mut().for_each(|open| open.is_changed = false);
-            rows
-        };
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let values = rows.iter().map(|(row, receipt)| (row.clone(), serde_json::to_vec(receipt).ok()));
-        let result = table.put(&*self.log, values.collect::<Vec<_>>()).await;
-        let mut gathered = self.gathered();
-        match result {
-            Ok(()) => {
-                gathered.full.retain(|full| rows.get(&full.receipt.row()) != Some(&full.receipt));
-                Ok(())
-            }
-            Err(failed) => {
-                gathered.open.values_mut().for_each(|open| open.is_changed = true);
-                Err(failed.error)
-            }
-        }
-    }
-
-    /// Rows of blocks that somebody else, or this sink before it was restarted, began: their spans come first.
-    async fn take_up(&self, written: &mut Written) -> Result<(), LogError> {
-        let is_due = self.gathered().unread().any(|open| {
-            // What begins where the block does was not begun before, unless the store had some of it already.
-            let starts = open.receipt.spans.first().map_or(0, |span| span.from);
-            open.is_continued = starts > open.receipt.block || open.receipt.total().stale > 0;
-            open.is_continued
-        });
-        if !is_due {
-            return Ok(());
-        }
-        written.read_on(&*self.log, &self.sink).await?;
-        for open in self.gathered().unread() {
-            open.is_continued = false;
-            let row = written.newest.get(&open.receipt.build()).filter(|row| row.block == open.receipt.block);
-            let Some(before) = row else { continue };
-            let since = std::mem::replace(&mut open.receipt.spans, before.spans.clone());
-            since.into_iter().for_each(|span| open.receipt.push(span));
-        }
-        Ok(())
-    }
-}
-
-impl Gathered {
-    /// Blocks of which the log may have a row that was not looked at.
-    fn unread(&mut self) -> impl Iterator<Item = &mut Open> {
-        let Gathered { open, full, .. } = self;
-        open.values_mut().chain(full.iter_mut()).filter(|open| open.is_continued)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     fn span(offsets: Range<Offset>, at: i64) -> Span {
@@ -468,7 +203,7 @@ mod tests {
             last: Timestamp(at),
             batches: 1,
             applied,
-            digest: 1 << 127,
+            digest: 1 << 63,
             ..Span::default()
         }
     }
@@ -494,7 +229,7 @@ mod tests {
         receipt.push(span(10_011..10_020, 1_000_000));
         let told: Vec<_> = receipt.spans.iter().map(|s| (s.from, s.to, s.first.0, s.last.0, s.batches)).collect();
         assert_eq!(told, [(10_000, 10_011, 0, 999_999, 2), (10_011, 10_020, 1_000_000, 1_000_000, 1)]);
-        assert_eq!((receipt.total().applied, receipt.total().digest), (20, 1 << 127));
+        assert_eq!((receipt.total().applied, receipt.total().digest), (20, 1 << 63));
         assert_eq!(receipt.row(), "pg/flights/1/3/0/10000");
     }
 
@@ -522,11 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_the_same_however_the_batches_were_cut() {
-        let ids: Vec<String> = (0..20).map(|n| format!("id-{n}")).collect();
-        let of = |range: Range<usize>| digest(range.filter_map(|n| Some((ids.get(n)?.as_str(), n as u64 + 1))));
-        assert_eq!(of(0..20), of(7..20).wrapping_add(of(0..7)));
-        assert_ne!(of(0..20), of(0..19));
-        assert_ne!(digest([("a", 1)].into_iter()), digest([("a", 2)].into_iter()));
+    fn an_event_adds_by_its_id_and_its_offset() {
+        assert_ne!(digest("a", 1), digest("a", 2));
+        assert_ne!(digest("a", 1), digest("b", 1));
     }
 }

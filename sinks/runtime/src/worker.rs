@@ -21,7 +21,7 @@ use crate::options::Options;
 use crate::pace::{Gate, Pace};
 use crate::parked::Parked;
 use crate::partition::{PartitionTask, Start};
-use crate::receipts::Receipts;
+use crate::receipting::Receipts;
 use crate::status::{State, Status};
 
 /// How long partitions may take to finish what they have begun when they are taken away or the worker ends.
