@@ -65,7 +65,7 @@ fn what_was_done_stays_on_record(mut hub: Hub) {
     assert_eq!(rows.len(), 4, "{rows:#?}");
     assert!(rows.iter().all(|row| row["generation"] == "1" && row["block"] == 0 && row["epoch"] == 0));
 
-    // Killed in the middle: what a crash takes of the receipts is the last second, and the block's row goes on.
+    // Another process goes on in the middle of the block, and with its row.
     publish(&hub, &events(1_000, 2_000));
     hub.start();
     hub.caught_up();
