@@ -5,6 +5,7 @@ use std::time::Duration;
 use primal_core::Timestamp;
 use primal_tests::Hub;
 use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection};
 
 use crate::told::{embedded, on_kafka, publish, put, refused};
 
@@ -36,17 +37,17 @@ fn covered(rows: &[Value], sink: &str) -> usize {
     places.len()
 }
 
-#[test]
-fn what_was_done_stays_on_record_embedded() {
-    what_was_done_stays_on_record(embedded());
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_stays_on_record_embedded() {
+    what_was_done_stays_on_record(embedded()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_done_stays_on_record_kafka() {
-    what_was_done_stays_on_record(on_kafka("receipts", "").await);
+    what_was_done_stays_on_record(on_kafka("receipts", "").await).await;
 }
 
-fn what_was_done_stays_on_record(mut hub: Hub) {
+async fn what_was_done_stays_on_record(mut hub: Hub) {
     refused(&hub, 1, &["audit", "receipts"], "`primalcore run` leaves them");
     let before = Timestamp::parse_rfc3339(&now()).unwrap();
     publish(&hub, &events(0, 1_000));
@@ -90,6 +91,25 @@ fn what_was_done_stays_on_record(mut hub: Hub) {
         }
     }
 
+    // A store that has forgotten where it was is given everything again, and the receipts say both times.
+    let file = format!("sqlite://{}", hub.folder.path().join("all.sqlite").display());
+    let mut store = SqliteConnection::connect(&file).await.unwrap();
+    let forget = "DELETE FROM _primal_positions WHERE place = 'parcels__g1'";
+    assert_eq!(sqlx::raw_sql(forget).execute(&mut store).await.unwrap().rows_affected(), 2);
+    store.close().await.unwrap();
+    hub.start();
+    hub.caught_up();
+    hub.terminate();
+    let rows = receipts(&hub, &["--sink", "all"]);
+    let stale_or_folded = ["stale", "folded"].map(|field| total(&rows, "all", field)).iter().sum::<u64>();
+    assert_eq!((rows.len(), covered(&rows, "all")), (2, 2_000), "{rows:#?}");
+    assert!(stale_or_folded >= 2_000 && total(&rows, "all", "stale") >= 400, "{rows:#?}");
+    let found = hub.succeed("primalcore", &["audit", "event", "e3", "--collection", "parcels", "--format", "json"]);
+    let found: Vec<Value> = serde_json::from_str(&found).unwrap();
+    let standings = found[0]["sinks"].as_array().unwrap();
+    let again = |sink: &str| standings.iter().find(|s| s["sink"] == sink).unwrap()["applied_at"]["again"].clone();
+    assert_eq!((again("all"), again("each")), (json!(1), json!(0)), "{standings:#?}");
+
     // A rebuild leaves receipts of the generation that it filled, and those are the ones that count then.
     hub.succeed("replay", &["--sink", "all", "--collection", "parcels", "--from", "earliest", "--execute"]);
     let rows = receipts(&hub, &["--sink", "all"]);
@@ -104,11 +124,14 @@ fn what_was_done_stays_on_record(mut hub: Hub) {
         };
         rows.map(|row| (row["partition"].as_i64().unwrap(), sum(row))).collect()
     };
-    assert_eq!(digests("1"), digests("2"), "the same events, in other batches");
+    let twice = |sums: Vec<(i64, u64)>| -> Vec<(i64, u64)> {
+        sums.into_iter().map(|(partition, sum)| (partition, sum.wrapping_mul(2))).collect()
+    };
+    assert_eq!(digests("1"), twice(digests("2")), "the same events twice, in other batches");
     let checked = hub.succeed("primalcore", &["audit", "receipts", "--collection", "parcels", "--check", "--json"]);
     let checked: Value = serde_json::from_str(&checked).unwrap();
-    // Two generations of one sink, one of the other.
-    assert_eq!(checked, json!({ "events": 6_000, "untold": 0, "differing": [] }));
+    // Two generations of one sink, the first of them twice, and one of the other.
+    assert_eq!(checked, json!({ "events": 8_000, "untold": 0, "differing": [] }));
     assert!(receipts_refused(&hub, &["--to", "2013-01-01"]) && !receipts(&hub, &["--from", "1h"]).is_empty());
     let table = hub.succeed("primalcore", &["audit", "receipts", "--sink", "each"]);
     assert!(table.contains("left out") && table.contains("each") && !table.contains("rows"), "{table}");
