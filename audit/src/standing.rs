@@ -8,6 +8,7 @@ use primal_core::sink::{Positions, Stored};
 use primal_core::{
     Collection, Epochs, LogError, Moment, Offset, Partition, Sink, SinkError, Target, Timestamp, Version,
 };
+use primal_runtime::receipts::{self, Receipt};
 use primal_runtime::{Parked, dead_letter};
 use serde::Serialize;
 
@@ -60,8 +61,40 @@ pub struct Standing {
     pub fate: Fate,
     /// The version of the record that the store has in its place.
     pub stored: Option<Version>,
+    /// When its range was applied to the live generation, where there is a receipt of it.
+    pub applied_at: Option<AppliedAt>,
     /// More about it, in words.
     pub note: String,
+}
+
+/// When a range was applied: at both moments, or between them where receipts tell no closer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct AppliedAt {
+    /// No earlier.
+    pub from: Timestamp,
+    /// No later.
+    pub to: Timestamp,
+    /// How often the range was delivered again after that.
+    pub again: usize,
+}
+
+impl AppliedAt {
+    /// The first delivery that covers an event counts.
+    fn of(target: &Target, receipts: &[Receipt], event: &Entry) -> Option<Self> {
+        let generation = receipts::generation_of(target);
+        let ours = receipts.iter().filter(|receipt| {
+            receipt.sink == *target.sink
+                && receipt.collection == event.collection
+                && receipt.generation == generation
+                && receipt.partition == event.partition
+                && receipt.epoch == event.version.epoch()
+        });
+        let mut spans: Vec<_> =
+            ours.flat_map(|receipt| &receipt.spans).filter(|span| span.covers(event.offset)).collect();
+        spans.sort_by_key(|span| span.first);
+        let first = spans.first()?;
+        Some(AppliedAt { from: first.first, to: first.last, again: spans.len() - 1 })
+    }
 }
 
 type Told = Result<(Fate, Option<Version>, String), ScanError>;
@@ -76,6 +109,8 @@ pub struct Question<'a> {
     pub target: Target,
     /// The collection's lives.
     pub epochs: Arc<Epochs>,
+    /// The receipts of all sinks.
+    pub receipts: &'a [Receipt],
 }
 
 impl Question<'_> {
@@ -98,7 +133,9 @@ impl Question<'_> {
             },
         };
         let (sink, place) = (self.target.sink.to_string(), Some(self.target.place()));
-        Ok(Standing { sink, place, fate, stored, note })
+        let is_done = matches!(fate, Fate::Applied | Fate::Superseded | Fate::Different);
+        let applied_at = is_done.then(|| AppliedAt::of(&self.target, self.receipts, event)).flatten();
+        Ok(Standing { sink, place, fate, stored, applied_at, note })
     }
 
     /// The next offset of a partition that the store has to be told of.

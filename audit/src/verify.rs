@@ -1,5 +1,6 @@
 //! Verification of one collection in one store: every record is compared with the log by identity, version, event id and
-//! digest. It may run while the store is being written to.
+//! digest. It may run while the store is being written to. Where the store can add up its records by blocks, only those of
+//! blocks that differ are read ([`crate::by_blocks`]); otherwise, or where only a part is looked at, all are, as follows.
 //!
 //! The store's positions are looked at before it is scanned, the log's ends after that. What the positions cover must be
 //! there; what lies between them and the ends may be there or not yet (a store that moves its position after the data may
@@ -16,6 +17,7 @@ use primal_core::{Digest, Epochs, Offset, Partition, Projection, Reader, Records
 use primal_runtime::dead_letter::{self, Origin};
 use serde::Serialize;
 
+use crate::by_blocks::Comparison;
 use crate::selection::Within;
 
 /// How many differences of each sort a report lists; all are counted.
@@ -44,6 +46,13 @@ pub struct Scope {
     pub keys: BTreeSet<String>,
     /// Only the records of these events are looked at, of a build that holds others too.
     pub within: Option<Within>,
+}
+
+impl Scope {
+    /// Whether the build is made of all events, and all of it is looked at.
+    fn is_whole(&self) -> bool {
+        self.keys.is_empty() && self.within.is_none() && self.from.values().all(|from| *from == 0)
+    }
 }
 
 /// One record that is not as the log says.
@@ -76,6 +85,14 @@ pub struct Report {
     pub dead_letters: u64,
     /// Records whose event is no longer in the log (retention), so that nothing can be said of them.
     pub unverifiable: u64,
+    /// Blocks of records that the store added up; 0 where it cannot, or only a part was looked at.
+    pub blocks: u64,
+    /// Those of them that differed.
+    pub blocks_read: u64,
+    /// Records that were read one by one.
+    pub read: u64,
+    /// Per partition the offset before which every event was looked at.
+    pub verified_to: BTreeMap<Partition, Offset>,
     /// In the log, not in the store.
     pub missing: Found,
     /// In the store, not in the log.
@@ -109,13 +126,18 @@ impl Found {
 impl Report {
     /// Whether nothing differs.
     pub fn is_clean(&self) -> bool {
-        [&self.missing, &self.extra, &self.stale, &self.differing].iter().all(|found| found.count == 0)
+        self.differences() == 0
+    }
+
+    /// How many records differ.
+    pub fn differences(&self) -> u64 {
+        [&self.missing, &self.extra, &self.stale, &self.differing].iter().map(|found| found.count).sum()
     }
 }
 
 /// What the store has and what the log says of one identity.
 #[derive(Default)]
-struct Entry {
+pub(crate) struct Entry {
     stored: Option<(Version, Option<Digest>, String)>,
     /// The last event that must have been applied, and whether it leaves a record.
     settled: Option<(Version, bool)>,
@@ -125,6 +147,46 @@ struct Entry {
     known: bool,
     /// Whether it is one of those that are looked at.
     chosen: bool,
+}
+
+impl Entry {
+    /// One that the log says nothing of so far.
+    pub(crate) fn unknown() -> Self {
+        Entry { chosen: true, ..Entry::default() }
+    }
+
+    /// One whose last event is known.
+    pub(crate) fn settled(version: Version, leaves: bool) -> Self {
+        Entry { settled: Some((version, leaves)), known: true, ..Entry::unknown() }
+    }
+
+    /// The store has a record of it.
+    pub(crate) fn found(&mut self, stored: Stored) {
+        let digest = stored.digest();
+        self.stored = Some((stored.version, digest, stored.event_id));
+    }
+
+    pub(crate) fn is_stored(&self) -> bool {
+        self.stored.is_some()
+    }
+
+    /// The version that the store has.
+    pub(crate) fn version(&self) -> Option<Version> {
+        self.stored.as_ref().map(|(version, _, _)| *version)
+    }
+
+    /// The log has an event of it: if it is that of the stored version, they have to say the same.
+    pub(crate) fn meet(&mut self, target: &Target, event: &EventRef<'_>, version: Version) {
+        self.known = true;
+        if let Some((stored, digest, event_id)) = &self.stored
+            && *stored == version
+        {
+            let data = event.data.and_then(|data| std::str::from_utf8(data).ok());
+            let expected = data.and_then(|data| target.digest(data).ok());
+            // A store that has no room for the id gives none.
+            self.same = Some(expected == *digest && (event_id.is_empty() || event_id == event.id));
+        }
+    }
 }
 
 /// Compares a build with the log. `progress` is told how many events have been read.
@@ -137,16 +199,25 @@ pub async fn verify(
     target: &Target,
     epochs: &Epochs,
     scope: &Scope,
-    mut progress: impl FnMut(u64),
+    mut progress: impl FnMut(u64) + Send,
 ) -> Result<Report, VerifyError> {
     let reader = sink.reader().ok_or_else(|| VerifyError::Unreadable(target.sink.to_string()))?;
+    if let Some(blocks) = reader.blocks(target).filter(|_| scope.is_whole()) {
+        let comparison = Comparison { sink, reader, blocks, log, target, epochs };
+        if let Some(report) = comparison.run(&mut progress).await? {
+            return Ok(report);
+        }
+        tracing::info!(sink = &*target.sink, collection = %target.collection, "many blocks differ; reading all");
+    }
     let before = sink.positions(target).await?;
     let mut entries = stored(reader, target, scope).await?;
+    let read = entries.len() as u64;
     let letters: BTreeSet<Origin> = dead_letter::read_all(log, &target.sink).await?.into_keys().collect();
     let mut report = Report {
         sink: target.sink.to_string(),
         collection: target.collection.to_string(),
         place: target.place(),
+        read,
         ..Report::default()
     };
     let topic = target.collection.topic();
@@ -158,6 +229,7 @@ pub async fn verify(
         let (start, end) = (scope.from.get(&partition).copied().unwrap_or(0).max(extent.start), extent.end);
         oldest.insert(partition, extent.start);
         let settled = epochs.resume(before.get(&partition).copied());
+        report.verified_to.insert(partition, settled);
         let elsewhere = asked.as_ref().is_some_and(|asked| !asked.contains(&partition));
         if start >= end || elsewhere {
             continue;
@@ -189,10 +261,8 @@ pub async fn verify(
 async fn stored(reader: &dyn Reader, target: &Target, scope: &Scope) -> Result<HashMap<String, Entry>, SinkError> {
     let mut entries: HashMap<String, Entry> = HashMap::new();
     let mut take = |stored: Stored, chosen: bool| {
-        let digest = stored.digest();
-        let Stored { identity, version, event_id, .. } = stored;
-        let entry = entries.entry(identity).or_default();
-        entry.stored = Some((version, digest, event_id));
+        let entry = entries.entry_ref(stored.identity.as_str()).or_default();
+        entry.found(stored);
         entry.chosen = chosen;
     };
     if let Some(within) = &scope.within
@@ -234,23 +304,16 @@ fn compare(entries: &mut HashMap<String, Entry>, target: &Target, event: &EventR
     let data = event.data.and_then(|data| std::str::from_utf8(data).ok());
     let Some(identity) = target.identity(event.key, event.id, data, event.time()) else { return };
     let entry = entries.entry_ref(&*identity).or_default();
-    entry.known = true;
     entry.chosen |= chosen;
     // A repeated id is the same event, and the first counts; of a key's states the newest does, and a key may have events
     // in two partitions, where the partition count was changed.
     if must && entry.settled.is_none_or(|(settled, _)| !first && settled < version) {
         entry.settled = Some((version, first || event.op != Op::Delete));
     }
-    if let Some((stored, digest, event_id)) = &entry.stored
-        && *stored == version
-    {
-        let expected = data.and_then(|data| target.digest(data).ok());
-        // A store that has no room for the id gives none.
-        entry.same = Some(expected == *digest && (event_id.is_empty() || event_id == event.id));
-    }
+    entry.meet(target, event, version);
 }
 
-fn judge(
+pub(crate) fn judge(
     entries: HashMap<String, Entry>,
     projection: Projection,
     epochs: &Epochs,

@@ -6,6 +6,7 @@ mod event;
 mod keygen;
 mod log;
 mod prove;
+mod receipts;
 mod seal;
 mod trace;
 mod verify;
@@ -33,6 +34,8 @@ enum Command {
     Trace(trace::Trace),
     /// One event: all of it, its place in the log, and where it stands in every sink
     Event(event::Event),
+    /// What each sink did with which offsets, and when
+    Receipts(receipts::Receipts),
     /// Make the key that seals are signed with; prints the public half
     Keygen(keygen::Keygen),
     /// Sign a checkpoint over what every partition holds by now
@@ -52,6 +55,7 @@ impl Audit {
             Command::Log(command) => command.run().await,
             Command::Trace(command) => command.run().await,
             Command::Event(command) => command.run().await,
+            Command::Receipts(command) => command.run().await,
             Command::Keygen(command) => command.run(),
             Command::Seal(command) => command.run().await,
             Command::Prove(command) => command.run().await,

@@ -30,8 +30,9 @@ impl Status {
 /// The table; errors follow it, one line each.
 pub(crate) fn show(rows: &[Row]) {
     let number = |n: Option<i64>| n.map_or("?".to_owned(), grouped);
+    let is_verified = rows.iter().any(|row| row.verified.is_some());
     let cells = rows.iter().map(|row| {
-        vec![
+        let mut cells = vec![
             row.sink.clone(),
             row.collection.clone(),
             row.state.clone(),
@@ -43,9 +44,11 @@ pub(crate) fn show(rows: &[Row]) {
             grouped(row.stale),
             grouped(row.rejected),
             grouped(row.parked),
-        ]
+        ];
+        cells.extend(is_verified.then(|| row.verified.map_or(String::new(), grouped)));
+        cells
     });
-    let header = [
+    let mut header = vec![
         "sink",
         "collection",
         "state",
@@ -58,7 +61,17 @@ pub(crate) fn show(rows: &[Row]) {
         "rejected",
         "parked",
     ];
+    header.extend(is_verified.then_some("verified"));
     output::table(&header, cells.collect());
+    for row in rows.iter().filter(|row| row.differences.is_some_and(|differences| differences > 0)) {
+        let (sink, collection, count) = (&row.sink, &row.collection, row.differences.unwrap_or_default());
+        let at = row.verified_at.map_or(String::new(), |at| format!(" at {at}"));
+        output::line(&format!(
+            "{sink}: {} records of {collection} differed from the log{at}; `primalcore audit verify --sink {sink} \
+             --collection {collection}` shows which",
+            grouped(count)
+        ));
+    }
     let mut told: Vec<(&str, &str)> = Vec::new();
     for row in rows {
         if let Some(error) = row.error.as_deref()

@@ -2,6 +2,7 @@
 //! the settings that a config file is read into. No client of any store and no client of any log lives here.
 
 pub mod batch;
+pub mod blocks;
 pub mod columns;
 pub mod digest;
 pub mod env;

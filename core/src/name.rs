@@ -110,6 +110,16 @@ impl Topic {
         Topic("primal.checkpoints".into())
     }
 
+    /// What each worker did with which offsets, a row per block of them (compacted).
+    pub fn receipts() -> Self {
+        Topic("primal.receipts".into())
+    }
+
+    /// How far each sink was verified in the background, and with what result (compacted).
+    pub fn verified() -> Self {
+        Topic("primal.verified".into())
+    }
+
     /// The replays that run or ran, and what is asked of them (compacted).
     pub fn replays() -> Self {
         Topic("primal.replays".into())

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 
 use crate::batch::{Batch, BatchEvent, Mode};
+use crate::blocks::Blocks;
 use crate::epoch::{Position, Version};
 use crate::error::SinkError;
 use crate::mapping::{Embedded, Mapping, Point};
@@ -427,6 +428,11 @@ pub trait Reader: Send + Sync {
 
     /// The next page of all records, after a cursor of the page before.
     async fn scan(&self, target: &Target, cursor: Option<&str>) -> Result<Page, SinkError>;
+
+    /// Digests of blocks, where the store can compute them of this target.
+    fn blocks(&self, _target: &Target) -> Option<&dyn Blocks> {
+        None
+    }
 }
 
 /// Generations beside the live one, and the atomic change to another.

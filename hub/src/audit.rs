@@ -1,9 +1,10 @@
 //! Looking things up: collections by name for reading the log, and where an event stands in every sink that wants it.
 
-use primal_audit::{Entry, Fate, Question, ScanError, Source, Standing};
+use primal_audit::{Checked, Entry, Fate, Question, ScanError, Source, Standing, check};
 use primal_core::nearest::hint;
 use primal_core::sink::Build;
 use primal_core::{Collection, SinkError, Target};
+use primal_runtime::receipts::{self, Receipt};
 
 use crate::config::SinkConfig;
 use crate::hub::{Hub, HubError};
@@ -49,22 +50,42 @@ impl Hub {
     pub async fn standings(&self, event: &Entry) -> Result<Vec<Standing>, HubError> {
         let mut standings = Vec::new();
         let Source { collection, epochs } = self.source(&event.collection)?;
+        let receipts = receipts::read_all(&*self.log).await?;
         for sink in self.config.sinks.iter().filter(|sink| sink.collections.contains(&collection)) {
             standings.push(match self.live(sink, &collection).await? {
                 Ok(target) => {
-                    let (log, sink) = (self.log.clone(), &*sink.sink);
-                    Question { log, sink, target, epochs: epochs.clone() }.standing(event).await?
+                    let (log, sink, receipts) = (self.log.clone(), &*sink.sink, receipts.as_slice());
+                    Question { log, sink, target, epochs: epochs.clone(), receipts }.standing(event).await?
                 }
                 Err(error) => Standing {
                     sink: sink.name.clone(),
                     place: None,
                     fate: Fate::Unknown,
                     stored: None,
+                    applied_at: None,
                     note: error.to_string(),
                 },
             });
         }
         Ok(standings)
+    }
+
+    /// Compares receipts with the log. Those of collections that are not in the config cannot be told of.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn check_receipts(&self, receipts: &[Receipt]) -> Result<Checked, HubError> {
+        let mut all = Checked::default();
+        for source in self.sources(&[])? {
+            let checked = check(&*self.log, &source.collection, &source.epochs, receipts).await?;
+            all.events += checked.events;
+            all.untold += checked.untold;
+            all.differing.extend(checked.differing);
+        }
+        let is_known = |receipt: &&Receipt| self.config.collections.keys().any(|c| c.as_str() == receipt.collection);
+        let spans = |receipt: &Receipt| receipt.spans.len() as u64;
+        all.untold += receipts.iter().filter(|receipt| !is_known(receipt)).map(spans).sum::<u64>();
+        Ok(all)
     }
 
     async fn live(&self, sink: &SinkConfig, collection: &Collection) -> Result<Result<Target, SinkError>, HubError> {

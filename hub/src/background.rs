@@ -38,6 +38,11 @@ impl Background {
         Ok(Background { handle: threads.handle().clone(), _threads: Arc::new(Threads(Some(threads))) })
     }
 
+    /// For what has a set of tasks of its own.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Runs something there.
     pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.handle.spawn(work)

@@ -12,6 +12,7 @@ use primal_runtime::Options;
 use primal_schemas::Schema;
 use serde::Deserialize;
 
+use crate::auditing::AuditConfig;
 use crate::mapping::{GraphSettings, SeriesSettings, VectorSettings};
 use crate::snapshots::SnapshotConfig;
 use crate::yaml;
@@ -35,7 +36,7 @@ pub struct Config {
     pub instance: Option<String>,
     /// States that are kept along the log, for questions about the past.
     pub snapshots: SnapshotConfig,
-    /// Sealing, if a key is configured.
+    /// Sealing and verification, if they are configured.
     pub audit: Option<AuditConfig>,
 }
 
@@ -89,24 +90,6 @@ pub struct GatewayConfig {
     /// Open connections, at most.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
-}
-
-/// Evidence that the record was not tampered with.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuditConfig {
-    /// The file with the private key that signs checkpoints.
-    pub key: PathBuf,
-    /// Public keys that signed before this one did.
-    #[serde(default)]
-    pub former_keys: Vec<String>,
-    /// `primalcore run` seals this often, in seconds.
-    #[serde(default = "seal_every_s")]
-    pub seal_every_s: u32,
-}
-
-fn seal_every_s() -> u32 {
-    10
 }
 
 fn max_event_bytes() -> usize {
@@ -221,8 +204,8 @@ impl Config {
         {
             return Err(part("primal")?.error("expected three finite numbers"));
         }
-        if root.audit.as_ref().is_some_and(|audit| audit.seal_every_s == 0) {
-            return Err(part("audit")?.error("`seal_every_s` is 0; expected 1 or more"));
+        if let Some(audit) = &root.audit {
+            audit.check(&part("audit")?)?;
         }
         let sinks = part("sinks")?;
         let sinks = if settings.member("sinks")?.is_some() { sinks.members()? } else { Vec::new() };
@@ -467,6 +450,20 @@ sinks:
             (
                 &*format!("{log}audit: {{ key: a, seal_every_s: 0 }}\n"),
                 "hub.yaml:2: audit: `seal_every_s` is 0; expected 1 or more",
+            ),
+            (
+                &*format!("{log}audit: {{ verify_every_s: 0 }}\n"),
+                "hub.yaml:2: audit: `verify_every_s` is 0; expected 1 or more",
+            ),
+            (
+                &*format!("{log}audit: {{ verify_every_s: 60, seal_every_s: 1 }}\n"),
+                "hub.yaml:2: audit: missing field `key`: `seal_every_s` is about sealing, which needs it; `primalcore \
+                 audit keygen --out hub.key` makes one. `verify_every_s` alone verifies without sealing",
+            ),
+            (
+                &*format!("{log}audit: {{}}\n"),
+                "hub.yaml:2: audit: missing field `key`: sealing needs it; `primalcore audit keygen --out hub.key` \
+                 makes one. `verify_every_s` alone verifies without sealing",
             ),
             (
                 &*format!("{log}sinks:\n  s: {{ type: sqlite, path: a, delivery: {{ batch_evnts: 3 }} }}\n"),

@@ -195,7 +195,12 @@ impl Hub {
     ///
     /// # Errors
     /// The store's or the log's.
-    pub async fn verify(&self, sink: &SinkConfig, feed: &Feed, progress: impl FnMut(u64)) -> Result<Report, HubError> {
+    pub async fn verify(
+        &self,
+        sink: &SinkConfig,
+        feed: &Feed,
+        progress: impl FnMut(u64) + Send,
+    ) -> Result<Report, HubError> {
         let builds = sink.sink.builds(&sink.name, &feed.collection).await?;
         let target = feed.target(&sink.name, Build::Live(builds.live));
         sink.sink.prepare(&target).await?;

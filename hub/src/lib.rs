@@ -2,6 +2,7 @@
 //! that the command line does goes through here, and so do the tests.
 
 mod audit;
+mod auditing;
 mod background;
 mod config;
 mod files;
@@ -11,11 +12,14 @@ mod run;
 mod seals;
 mod snapshots;
 mod status;
+mod verifying;
 mod yaml;
 
+pub use auditing::AuditConfig;
 pub use background::Background;
-pub use config::{AuditConfig, Config, GatewayConfig, LogConfig, SinkConfig};
+pub use config::{Config, GatewayConfig, LogConfig, SinkConfig};
 pub use hub::{Hub, HubError};
 pub use run::Running;
 pub use snapshots::SnapshotConfig;
 pub use status::{Row, rows};
+pub use verifying::Verified;

@@ -1,8 +1,8 @@
-//! A running hub: the gateway, one worker per sink, and sealing. A sink that stops does not stop the others.
+//! A running hub: the gateway, one worker per sink, sealing, and verification. A sink that stops does not stop the
+//! others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use primal_producer::Producer;
@@ -29,11 +29,12 @@ pub struct Running {
     shutdown: CancellationToken,
     workers: JoinSet<Result<(), WorkerError>>,
     gateway: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
-    sealing: Option<tokio::task::JoinHandle<()>>,
+    beside: JoinSet<()>,
 }
 
 impl Running {
-    /// Starts the gateway and sealing, if they are configured, and the workers of the given sinks (all when none are given).
+    /// Starts the gateway, sealing and verification, if they are configured, and the workers of the given sinks (all when
+    /// none are given).
     ///
     /// # Errors
     /// A name is unknown, the address is taken, the key to seal with cannot be read, or the log's.
@@ -64,14 +65,19 @@ impl Running {
             gateway = Some(tokio::spawn(serving));
         }
         let background = Background::start().map_err(|e| HubError::Usage(format!("no threads: {e}")))?;
-        let sealing = match &hub.config.audit {
-            Some(config) => {
-                let (sealer, every) = (hub.sealer().await?, Duration::from_secs(config.seal_every_s.into()));
-                Some(background.spawn(hub.clone().keep_sealed(sealer, every, shutdown.clone())))
+        let mut beside = JoinSet::new();
+        if let Some(config) = &hub.config.audit {
+            if config.key.is_some() {
+                let sealer = hub.sealer().await?;
+                let sealing = hub.clone().keep_sealed(sealer, config.seal_every(), shutdown.clone());
+                beside.spawn_on(sealing, background.handle());
             }
-            None => None,
-        };
-        Ok(Running { listen, producer, background, shutdown, workers, gateway, sealing })
+            if let Some(every) = config.verify_every() {
+                // Not in the background: it shares connections with the workers.
+                beside.spawn(hub.clone().keep_verified(sinks.to_vec(), every, shutdown.clone()));
+            }
+        }
+        Ok(Running { listen, producer, background, shutdown, workers, gateway, beside })
     }
 
     /// Waits for the shutdown, then until everything that was begun is finished. The errors are those of sinks that
@@ -102,9 +108,7 @@ impl Running {
         if let Some(gateway) = self.gateway {
             let _ = gateway.await;
         }
-        if let Some(sealing) = self.sealing {
-            let _ = sealing.await;
-        }
+        while self.beside.join_next().await.is_some() {}
         stopped
     }
 }
@@ -166,6 +170,8 @@ impl Told for Teller {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]

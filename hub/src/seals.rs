@@ -9,7 +9,7 @@ use primal_seal::{Checkpoint, Growth, Proof, Report, SealError, Sealed, Sealer, 
 use primal_seal::{consistency, growth, prove};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::AuditConfig;
+use crate::auditing::AuditConfig;
 use crate::hub::{Hub, HubError};
 
 impl From<SealError> for HubError {
@@ -24,13 +24,14 @@ impl From<SealError> for HubError {
 
 impl AuditConfig {
     fn signer(&self) -> Result<Signer, HubError> {
-        let file = self.key.display();
-        let text = std::fs::read_to_string(&self.key).map_err(|error| {
+        let key = self.key.as_deref().ok_or_else(no_key)?;
+        let file = key.display();
+        let text = std::fs::read_to_string(key).map_err(|error| {
             HubError::Usage(format!(
                 "the key {file} of audit.key cannot be read: {error}; `primalcore audit keygen --out {file}` makes one"
             ))
         })?;
-        if is_open_to_others(&self.key) {
+        if is_open_to_others(key) {
             tracing::warn!("others may read the private key {file}; `chmod 600 {file}` keeps it to its owner");
         }
         text.parse().map_err(|error| HubError::Usage(format!("{file}: {error}")))
@@ -53,11 +54,15 @@ fn is_open_to_others(_: &Path) -> bool {
     false
 }
 
+fn no_key() -> HubError {
+    let missing = "the config names no key to seal with; `primalcore audit keygen --out hub.key` makes one, and \
+                   `audit: { key: hub.key }` names it";
+    HubError::Usage(missing.to_owned())
+}
+
 impl Hub {
     fn audit(&self) -> Result<&AuditConfig, HubError> {
-        let missing = "the config names no key to seal with; `primalcore audit keygen --out hub.key` makes one, and \
-                       `audit: { key: hub.key }` names it";
-        self.config.audit.as_ref().ok_or_else(|| HubError::Usage(missing.to_owned()))
+        self.config.audit.as_ref().ok_or_else(no_key)
     }
 
     /// What seals this hub's collections.

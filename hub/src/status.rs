@@ -39,6 +39,12 @@ pub struct Row {
     pub rejected: u64,
     /// Keys that are parked.
     pub parked: u64,
+    /// Next offsets of all partitions, added up, before which background verification found all as the log says.
+    pub verified: Option<Offset>,
+    /// When it last looked.
+    pub verified_at: Option<Timestamp>,
+    /// Records that differed then.
+    pub differences: Option<u64>,
     /// What is wrong, if anything is.
     pub error: Option<String>,
 }
@@ -49,11 +55,18 @@ pub struct Row {
 /// The log's. A store that cannot be reached is an error in its own rows.
 pub async fn rows(hub: &Hub) -> Result<Vec<Row>, HubError> {
     let heartbeats = status::heartbeats(&*hub.log).await?;
+    let verified = hub.verified().await?;
     let mut rows = Vec::new();
     for sink in &hub.config.sinks {
         let latest = heartbeats.get(&sink.name).and_then(|all| all.iter().max_by_key(|heartbeat| heartbeat.at));
         for feed in hub.feeds(sink, None)? {
-            rows.push(row(hub, sink, &feed, latest).await?);
+            let mut row = row(hub, sink, &feed, latest).await?;
+            if let Some(verified) = verified.get(&format!("{}/{}", row.sink, row.collection)) {
+                row.verified = Some(verified.total());
+                row.verified_at = Some(Timestamp(verified.at));
+                row.differences = Some(verified.differences);
+            }
+            rows.push(row);
         }
     }
     Ok(rows)
@@ -82,6 +95,9 @@ async fn row(
         stale: counts.stale,
         rejected: counts.rejected,
         parked: counts.parked_keys,
+        verified: None,
+        verified_at: None,
+        differences: None,
         error: heartbeat.and_then(|h| h.error.clone()),
     };
     let asked = async {

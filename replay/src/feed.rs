@@ -62,6 +62,7 @@ impl Replay {
             }
             result = result.and(ended);
         }
+        self.job.settle().await;
         result
     }
 

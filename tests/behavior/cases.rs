@@ -314,7 +314,7 @@ async fn every_documented_setting_is_taken_and_every_store_answers_a_check(store
     Ok(())
 }
 
-fn name(projection: Projection) -> primal_core::Collection {
+pub fn name(projection: Projection) -> primal_core::Collection {
     primal_core::Collection::new(&format!("as-{}", projection.as_str())).unwrap()
 }
 

@@ -10,6 +10,7 @@
     reason = "a test that fails says so by panicking"
 )]
 
+mod blocks;
 mod case;
 mod cases;
 mod doubles;

@@ -11,8 +11,10 @@
 mod contract;
 mod kafka;
 mod letters;
+mod receipts;
 mod replay;
 mod replay_jobs;
 mod seals;
 mod told;
+mod verified;
 mod week;

@@ -1,7 +1,7 @@
 //! `primalcore audit event`: everything about one event.
 
 use clap::Args;
-use primal_audit::{Entry, Scan, Span, Standing};
+use primal_audit::{AppliedAt, Entry, Scan, Span, Standing};
 use primal_core::{RecordRef, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -91,12 +91,23 @@ fn show(Found { entry, headers, sinks, .. }: &Found) {
             standing.place.clone().unwrap_or_default(),
             standing.fate.as_str().to_owned(),
             standing.stored.map_or(String::new(), |version| version.to_string()),
+            standing.applied_at.as_ref().map_or(String::new(), moment),
             output::printable(&standing.note),
         ]
     });
     if sinks.is_empty() {
         output::line("no sink wants this collection");
     } else {
-        output::table(&["sink", "place", "event is", "stored version", "note"], rows.collect());
+        output::table(&["sink", "place", "event is", "stored version", "applied at", "note"], rows.collect());
     }
+}
+
+/// To the second, where receipts say so closely.
+fn moment(applied: &AppliedAt) -> String {
+    let AppliedAt { from, to, again } = applied;
+    let when = match to.since(*from).as_secs() {
+        0 => to.to_string(),
+        _ => format!("between {from} and {to}"),
+    };
+    if *again == 0 { when } else { format!("{when}, delivered again {again} times") }
 }

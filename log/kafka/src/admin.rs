@@ -45,7 +45,8 @@ impl Admin {
             .set("message.timestamp.type", "LogAppendTime")
             .set("max.message.bytes", "8388608");
         new = match spec.compacted {
-            true => new.set("cleanup.policy", "compact"),
+            // Kafka leaves the segment that is written to as it is: a small one, so that old rows go and reading all is short.
+            true => new.set("cleanup.policy", "compact").set("segment.bytes", "16777216"),
             false => new.set("cleanup.policy", "delete").set("retention.ms", "-1").set("retention.bytes", "-1"),
         };
         let options = AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL));

@@ -2,6 +2,7 @@
 //! it. The dead letter is in the log before the position moves over its event.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashSet;
@@ -20,15 +21,16 @@ use crate::dead_letter::{self, Kind};
 use crate::options::Options;
 use crate::pace::Gate;
 use crate::parked::Parked;
+use crate::receipting::{Done, Receipts, Slot};
 use crate::status::{Counts, State, Status};
 use crate::triage::{Rules, Triage};
 
 /// What all partitions of one worker share.
 pub(crate) struct Shared {
     pub name: String,
-    pub sink: std::sync::Arc<dyn Sink>,
+    pub sink: Arc<dyn Sink>,
     pub capability: Capability,
-    pub log: std::sync::Arc<dyn EventLog>,
+    pub log: Arc<dyn EventLog>,
     pub options: Options,
     /// Whether rejected events park their keys. Only a worker does that: what a job that builds another generation finds
     /// rejected, the live one may have found superseded, and gone on.
@@ -38,6 +40,7 @@ pub(crate) struct Shared {
     pub gate: Gate,
     pub parked: Parked,
     pub status: Status,
+    pub receipts: Receipts,
 }
 
 /// Why delivery of a partition ended.
@@ -63,6 +66,8 @@ pub(crate) struct Delivery<'a> {
     pub epochs: &'a Epochs,
     pub place: &'a TopicPartition,
     pub cancel: &'a CancellationToken,
+    /// Where receipts are left, if they are.
+    pub slot: Option<Arc<Slot>>,
 }
 
 impl Delivery<'_> {
@@ -104,6 +109,7 @@ impl Delivery<'_> {
             // Points do not build on each other.
             parks: self.shared.parks && self.target.projection != Projection::Series,
             max_payload: self.shared.capability.max_payload,
+            with_digest: self.slot.is_some(),
         };
         let mut triage = Triage::new(&rules, records, range.clone(), written);
         let next_position = self.epochs.position(self.place.partition, next);
@@ -115,8 +121,12 @@ impl Delivery<'_> {
                 Ok(batch) => {
                     let batch = batch.advancing(*position, next_position);
                     match self.write(&batch).await {
-                        Ok(outcome) => {
-                            self.applied(outcome, triage.events.len() - batch.events.len(), next);
+                        Ok((outcome, at)) => {
+                            let folded = triage.events.len() - batch.events.len();
+                            self.applied(outcome, folded, next);
+                            let first = records.get(range.start).map(|record| record.offset);
+                            let offsets = first.map(|first| first..next);
+                            self.receipt(offsets, range.len(), &triage, outcome, folded, at);
                             *position = Some(next_position);
                             return Ok(None);
                         }
@@ -143,8 +153,8 @@ impl Delivery<'_> {
         }
     }
 
-    /// Calls the store until it gives an answer that counts.
-    pub(crate) async fn write(&self, batch: &Batch<'_>) -> Result<Outcome, Verdict> {
+    /// Calls the store until it gives an answer that counts; and when that was.
+    pub(crate) async fn write(&self, batch: &Batch<'_>) -> Result<(Outcome, Instant), Verdict> {
         loop {
             let Some(turn) = self.cancel.run_until_cancelled(self.shared.gate.turn()).await else {
                 return Err(Verdict::Ended(Ended::Cancelled));
@@ -166,7 +176,7 @@ impl Delivery<'_> {
                     self.shared.status.set(State::Running, None);
                     // It is done, so it counts, also when the rest after it is cut short.
                     self.cancel.run_until_cancelled(self.shared.gate.rest(turn, took)).await;
-                    return Ok(outcome);
+                    return Ok((outcome, started + took));
                 }
                 Err(error) => error,
             };
@@ -261,6 +271,29 @@ impl Delivery<'_> {
         let counts = Counts { applied, stale, folded: folded as u64, ..Counts::default() };
         self.shared.status.count(&self.target.collection, counts);
         self.shared.status.advanced(self.place, next);
+    }
+
+    /// Leaves a receipt of records that are done.
+    fn receipt(
+        &self,
+        offsets: Option<Range<Offset>>,
+        records: usize,
+        triage: &Triage<'_>,
+        outcome: Outcome,
+        folded: usize,
+        at: Instant,
+    ) {
+        let (Some(offsets), Some(slot)) = (offsets, &self.slot) else { return };
+        let done = Done {
+            epoch: self.epochs.at(self.place.partition, offsets.start),
+            offsets,
+            outcome,
+            folded: folded as u64,
+            left_out: (records - triage.events.len()) as u64,
+            digest: triage.digest,
+            at,
+        };
+        self.shared.receipts.add(slot, done);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::deliver::{Delivery, Ended, Shared, Verdict};
 use crate::options::Options;
 use crate::pace::{Gate, Pace};
 use crate::parked::Parked;
+use crate::receipting::Receipts;
 use crate::status::Status;
 
 /// Why a job ended early.
@@ -72,6 +73,7 @@ impl Job {
             sink,
             capability: spec.capability,
             parked: Parked::load(&*log, name).await?,
+            receipts: Receipts::new(name, "job", &log, &env, options.receipts),
             log,
             options,
             parks: false,
@@ -148,8 +150,14 @@ impl Job {
         left_out: &mut HashSet<Offset>,
     ) -> Result<(), JobError> {
         let place = TopicPartition { topic: target.collection.topic(), partition };
-        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel };
+        let slot = self.shared.receipts.slot(target, partition);
+        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel, slot };
         delivery.run(records, position, left_out).await.map_err(|ended| self.error(&ended))
+    }
+
+    /// Writes the receipts of what was applied by now, as well as it can.
+    pub async fn settle(&self) {
+        self.shared.receipts.close().await;
     }
 
     /// Writes events again without moving any position: equal versions too in [`Mode::Repair`]. Refused events are
@@ -166,7 +174,8 @@ impl Job {
         events: Vec<EventRef<'_>>,
     ) -> Result<Rewritten, JobError> {
         let place = TopicPartition { topic: target.collection.topic(), partition };
-        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel };
+        let slot = None;
+        let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel, slot };
         let mut done = Rewritten::default();
         let mut pending = vec![events];
         while let Some(mut events) = pending.pop() {
@@ -177,7 +186,7 @@ impl Job {
                 Ok(mut batch) => {
                     batch.mode = mode;
                     match delivery.write(&batch).await {
-                        Ok(outcome) => {
+                        Ok((outcome, _)) => {
                             done.applied += outcome.applied;
                             done.stale += outcome.stale;
                             continue;

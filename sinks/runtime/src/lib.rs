@@ -9,6 +9,8 @@ mod options;
 mod pace;
 mod parked;
 mod partition;
+mod receipting;
+pub mod receipts;
 pub mod status;
 mod triage;
 mod worker;

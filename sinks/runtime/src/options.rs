@@ -32,6 +32,8 @@ pub struct Options {
     pub write_timeout_s: u64,
     /// What happens behind a rejected event.
     pub on_reject: OnReject,
+    /// Whether the log keeps what was done with which offsets.
+    pub receipts: bool,
 }
 
 impl Default for Options {
@@ -43,6 +45,7 @@ impl Default for Options {
             linger_ms: 0,
             write_timeout_s: 60,
             on_reject: OnReject::Park,
+            receipts: true,
         }
     }
 }
@@ -81,6 +84,12 @@ impl Options {
             default: Some("park"),
             help: "`park`: later events of a key with a dead letter wait behind it, in order; \
                    `skip`: they are applied without it, as points of a series always are",
+        },
+        OptionSpec {
+            name: "receipts",
+            default: Some("true"),
+            help: "whether the log keeps what was done with which offsets and when, a row per 10,000 of them; \
+                   `primalcore audit receipts`",
         },
     ];
 

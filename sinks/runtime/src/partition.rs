@@ -171,6 +171,7 @@ impl PartitionTask {
             epochs: &self.epochs,
             place: &self.place,
             cancel: &self.cancel,
+            slot: self.shared.receipts.slot(&target, self.place.partition),
         };
         let (mut current, mut next) = (Records::new(), Records::new());
         loop {

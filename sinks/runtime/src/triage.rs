@@ -13,6 +13,7 @@ use primal_core::{Collection, Epochs, Offset, Partition, Records, Version};
 use crate::dead_letter::Kind;
 use crate::options::OnReject;
 use crate::parked::Parked;
+use crate::receipts::digest;
 
 /// A record that will not be applied, and why.
 pub(crate) struct Letter<'a> {
@@ -32,12 +33,16 @@ pub(crate) struct Rules<'a> {
     /// Whether a rejected event parks its key.
     pub parks: bool,
     pub max_payload: usize,
+    /// Whether the digest of receipts is made.
+    pub with_digest: bool,
 }
 
 /// A range of records, sorted.
 pub(crate) struct Triage<'a> {
     rules: &'a Rules<'a>,
     pub events: Vec<EventRef<'a>>,
+    /// Of the events, for the receipt; made while they are read, since going over them again costs more.
+    pub digest: u64,
     /// Letters not yet in the log.
     pub letters: Vec<Letter<'a>>,
     /// Keys to be parked with them.
@@ -52,8 +57,13 @@ impl<'a> Triage<'a> {
         range: Range<usize>,
         written: &HashSet<Offset>,
     ) -> Self {
-        let mut triage =
-            Triage { rules, events: Vec::with_capacity(range.len()), letters: Vec::new(), park: BTreeMap::new() };
+        let mut triage = Triage {
+            rules,
+            events: Vec::with_capacity(range.len()),
+            digest: 0,
+            letters: Vec::new(),
+            park: BTreeMap::new(),
+        };
         for record in range.filter_map(|index| records.get(index)) {
             if !written.is_empty() && written.contains(&record.offset) {
                 continue;
@@ -64,7 +74,7 @@ impl<'a> Triage<'a> {
                     Some(since) if triage.version(record.offset) > since && rules.on_reject == OnReject::Park => {
                         triage.push(record, Kind::Parked, format!("waits behind the event of version {since}"));
                     }
-                    _ => triage.events.push(event),
+                    _ => triage.take(event),
                 },
             }
         }
@@ -77,6 +87,7 @@ impl<'a> Triage<'a> {
         let mut reasons: BTreeMap<Offset, String> = rejected.into_iter().map(|r| (r.offset, r.reason)).collect();
         let mut closed: BTreeMap<&str, Version> = BTreeMap::new();
         let before = self.events.len();
+        self.digest = 0;
         for event in std::mem::take(&mut self.events) {
             let version = self.version(event.record.offset);
             if let Some(since) = closed.get(event.key) {
@@ -87,7 +98,7 @@ impl<'a> Triage<'a> {
                     closed.insert(event.key, version);
                 }
             } else {
-                self.events.push(event);
+                self.take(event);
             }
         }
         for (key, version) in closed {
@@ -96,6 +107,13 @@ impl<'a> Triage<'a> {
             self.park.insert(key.to_owned(), Some(known.map_or(version, |known| known.min(version))));
         }
         self.events.len() < before
+    }
+
+    fn take(&mut self, event: EventRef<'a>) {
+        if self.rules.with_digest {
+            self.digest = self.digest.wrapping_add(digest(event.id, event.record.offset));
+        }
+        self.events.push(event);
     }
 
     fn reject_oversized(&mut self) {

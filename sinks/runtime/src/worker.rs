@@ -21,6 +21,7 @@ use crate::options::Options;
 use crate::pace::{Gate, Pace};
 use crate::parked::Parked;
 use crate::partition::{PartitionTask, Start};
+use crate::receipting::Receipts;
 use crate::status::{State, Status};
 
 /// How long partitions may take to finish what they have begun when they are taken away or the worker ends.
@@ -116,6 +117,7 @@ impl Worker {
         log.create(&dead_letters, primal_core::log::TopicSpec { partitions: 1, compacted: false }).await?;
         let shared = Shared {
             name: name.to_owned(),
+            receipts: Receipts::new(name, instance, &log, &env, options.receipts),
             sink,
             capability: spec.capability,
             log,
@@ -145,6 +147,7 @@ impl Worker {
                 self.shared.status.set(State::Failed, Some(reason.clone()));
             }
         }
+        self.shared.receipts.close().await;
         self.shared.status.publish(&*self.shared.log, self.shared.env.now(), true).await;
         self.shared.sink.close().await;
         result.map_err(|reason| WorkerError { sink: self.shared.name.clone(), reason })

@@ -1,9 +1,12 @@
 //! SQL stores. One file per store; what they share is the SQL text that all understand. What differs (types, bulk writing,
 //! errors) stays in the store's file.
 
+mod blocks;
 mod generation;
+mod jsonb;
 mod layout;
 mod postgres;
+mod postgres_blocks;
 mod postgres_copy;
 mod sqlite;
 mod text;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use primal_core::batch::{Batch, Mode};
+use primal_core::blocks::Blocks;
 use primal_core::columns::{Column, Layout, Type, Value, content, rows};
 use primal_core::settings::Secret;
 use primal_core::sink::{
@@ -76,7 +77,7 @@ fn pool() -> u32 {
 }
 
 /// Records in a page of a scan.
-const PAGE: i64 = 2_000;
+pub(crate) const PAGE: i64 = 2_000;
 /// How long one call to the store may take.
 const CALL: Duration = Duration::from_secs(60);
 
@@ -86,8 +87,8 @@ pub(crate) struct Postgres {
     /// Whether series become hypertables, where the server has them.
     hypertables: bool,
     schema: String,
-    text: Text,
-    pool: PgPool,
+    pub(crate) text: Text,
+    pub(crate) pool: PgPool,
 }
 
 impl Postgres {
@@ -113,11 +114,11 @@ impl Postgres {
         Ok(Postgres { address, hypertables, schema: config.schema, text, pool })
     }
 
-    fn failed(&self, doing: &str, error: sqlx::Error) -> SinkError {
+    pub(crate) fn failed(&self, doing: &str, error: sqlx::Error) -> SinkError {
         failed(&self.address, doing, error)
     }
 
-    async fn bounded<T>(
+    pub(crate) async fn bounded<T>(
         &self,
         doing: &str,
         call: impl Future<Output = Result<T, sqlx::Error>>,
@@ -379,7 +380,7 @@ fn renumbered(statement: &str) -> String {
 }
 
 /// Columns as a query gives them back: moments as microseconds, `jsonb` as text.
-fn selected(layout: &Layout) -> String {
+pub(crate) fn selected(layout: &Layout) -> String {
     let one = |column: &Column| {
         let name = quote(&column.name);
         match column.kind {
@@ -391,7 +392,7 @@ fn selected(layout: &Layout) -> String {
     layout.columns.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn stored(target: &Target, layout: &Layout, row: &PgRow) -> Result<Stored, sqlx::Error> {
+pub(crate) fn stored(target: &Target, layout: &Layout, row: &PgRow) -> Result<Stored, sqlx::Error> {
     let mut cells = Vec::new();
     for (index, column) in layout.columns.iter().enumerate().skip(layout.data_from) {
         cells.push(match column.kind {
@@ -442,6 +443,11 @@ impl Reader for Postgres {
         let more = records.len() == PAGE as usize;
         let next = records.last().filter(|_| more).map(|last| last.identity.clone());
         Ok(Page { records, next })
+    }
+
+    /// Of all but points, which have no tombstones and are told by columns of their own.
+    fn blocks(&self, target: &Target) -> Option<&dyn Blocks> {
+        (target.projection != Projection::Series).then_some(self)
     }
 }
 

@@ -1,10 +1,12 @@
 //! A double: a store of the registry with one thing wrong. What is wrong is a [`Wrong`], whose calls do what the store
 //! underneath does until one of them is overridden.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use primal_core::batch::Batch;
+use primal_core::blocks::{Block, Blocks, Digester, Sums};
 use primal_core::settings::{Settings, SettingsError};
 use primal_core::sink::{Builds, Health, Outcome, Page, Positions, Reader, SinkSpec, Stored, Swap, Target};
 use primal_core::{Collection, Sink, SinkError};
@@ -18,6 +20,10 @@ pub struct Under {
 impl Under {
     pub fn swap(&self) -> &dyn Swap {
         self.sink.swap().unwrap()
+    }
+
+    pub fn blocks(&self, target: &Target) -> &dyn Blocks {
+        self.sink.reader().unwrap().blocks(target).unwrap()
     }
 }
 
@@ -56,6 +62,20 @@ pub trait Wrong: Default + Send + Sync + 'static {
 
     fn read(&self, stored: Stored) -> Option<Stored> {
         Some(stored)
+    }
+
+    async fn sums(&self, under: &Under, target: &Target) -> Result<Sums, SinkError> {
+        under.blocks(target).sums(target).await
+    }
+
+    async fn records(
+        &self,
+        under: &Under,
+        target: &Target,
+        of: &BTreeSet<Block>,
+        cursor: Option<&str>,
+    ) -> Result<Page, SinkError> {
+        under.blocks(target).records(target, of, cursor).await
     }
 
     async fn swap(&self, under: &Under, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
@@ -123,6 +143,25 @@ impl<W: Wrong> Reader for Double<W> {
         let page = self.under.sink.reader().unwrap().scan(target, cursor).await?;
         let records = page.records.into_iter().filter_map(|stored| self.wrong.read(stored)).collect();
         Ok(Page { records, next: page.next })
+    }
+
+    fn blocks(&self, target: &Target) -> Option<&dyn Blocks> {
+        self.under.sink.reader()?.blocks(target).map(|_| self as &dyn Blocks)
+    }
+}
+
+#[async_trait]
+impl<W: Wrong> Blocks for Double<W> {
+    fn digester(&self, target: &Target) -> Digester {
+        self.under.blocks(target).digester(target)
+    }
+
+    async fn sums(&self, target: &Target) -> Result<Sums, SinkError> {
+        self.wrong.sums(&self.under, target).await
+    }
+
+    async fn records(&self, target: &Target, of: &BTreeSet<Block>, cursor: Option<&str>) -> Result<Page, SinkError> {
+        self.wrong.records(&self.under, target, of, cursor).await
     }
 }
 

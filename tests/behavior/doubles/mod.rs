@@ -1,6 +1,7 @@
 //! The wrong doubles: for each case of the suite at least one store that breaks just that case's rule, which the case has
 //! to reject. A case that could not fail would be found here.
 
+mod blocks;
 mod double;
 mod reading;
 mod series;
@@ -131,13 +132,22 @@ const DOUBLES: &[Double] = &[
     double::<writing::PoisonIsInternal>("poison_is_set_aside_with_its_key_and_all_else_is_applied", "calls poison an internal error"),
     double::<writing::RefusesGaps>("records_that_are_no_events_become_dead_letters_and_the_sink_goes_on", "wants every offset"),
     double::<writing::PositionFirst>("small_batches_and_a_worker_cut_off_at_any_time_leave_the_same_store", "moves the position first"),
+    double::<blocks::LeavesOneOut>("a_store_adds_up_what_the_log_adds_up", "adds up one too few"),
+    double::<blocks::GivesAll>("a_blocks_records_are_its_own", "gives all records for any block"),
     double::<reading::ReadsOnce>("verification_names_what_was_tampered_with", "answers from what it read before"),
 ];
 
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [crate::cases::CASES, crate::swap::CASES, crate::series::CASES, crate::vector::CASES, crate::runtime::CASES]
-        .into_iter()
-        .flatten()
+    [
+        crate::blocks::CASES,
+        crate::cases::CASES,
+        crate::swap::CASES,
+        crate::series::CASES,
+        crate::vector::CASES,
+        crate::runtime::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 tokio::task_local! {
