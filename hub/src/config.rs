@@ -12,6 +12,7 @@ use primal_runtime::Options;
 use primal_schemas::Schema;
 use serde::Deserialize;
 
+use crate::archiving::{self, ArchiveConfig};
 use crate::mapping::{GraphSettings, SeriesSettings, VectorSettings};
 use crate::snapshots::SnapshotConfig;
 use crate::yaml;
@@ -37,6 +38,8 @@ pub struct Config {
     pub snapshots: SnapshotConfig,
     /// Sealing, if a key is configured.
     pub audit: Option<AuditConfig>,
+    /// Where old ranges of the log go, if anywhere.
+    pub archive: Option<ArchiveConfig>,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +53,9 @@ struct Root {
     instance: Option<String>,
     snapshots: Option<SnapshotConfig>,
     audit: Option<AuditConfig>,
+    #[serde(default)]
+    #[serde(rename = "archive")]
+    _archive: serde::de::IgnoredAny,
     #[serde(default)]
     #[serde(rename = "sinks")]
     _sinks: serde::de::IgnoredAny,
@@ -237,6 +243,7 @@ impl Config {
             instance: root.instance,
             snapshots: SnapshotConfig::check(root.snapshots, &part("snapshots")?)?,
             audit: root.audit,
+            archive: settings.member("archive")?.map(|archive| archiving::check(&archive)).transpose()?,
         })
     }
 
@@ -467,6 +474,18 @@ sinks:
             (
                 &*format!("{log}audit: {{ key: a, seal_every_s: 0 }}\n"),
                 "hub.yaml:2: audit: `seal_every_s` is 0; expected 1 or more",
+            ),
+            (
+                &*format!("{log}archive:\n  url: ftp://host/a\n"),
+                "hub.yaml:3: archive.url: \"ftp://host/a\" has the unknown scheme \"ftp\"; expected file:///folder or s3://bucket/prefix",
+            ),
+            (
+                &*format!("{log}archive: {{ url: \"file:///a\", after: soon }}\n"),
+                "hub.yaml:2: archive.after: \"soon\" is no length of time; expected such as 90s, 12h or 7d",
+            ),
+            (
+                &*format!("{log}archive: {{ url: \"file:///a\", keep: 1d }}\n"),
+                "hub.yaml:2: archive: `keep` is 1d, less than `after`, 7d: nothing would be archived by then",
             ),
             (
                 &*format!("{log}sinks:\n  s: {{ type: sqlite, path: a, delivery: {{ batch_evnts: 3 }} }}\n"),

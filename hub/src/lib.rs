@@ -1,19 +1,27 @@
 //! The hub assembled: from a config file to a log, a producer, a gateway, workers, verification and replay. Everything
 //! that the command line does goes through here, and so do the tests.
 
+#[cfg(feature = "archive")]
+mod archive;
+mod archiving;
 mod audit;
 mod config;
 mod files;
 mod hub;
 mod mapping;
+mod retention;
 mod run;
 mod seals;
 mod snapshots;
 mod status;
 mod yaml;
 
+#[cfg(feature = "archive")]
+pub use archive::Dropped;
+pub use archiving::ArchiveConfig;
 pub use config::{AuditConfig, Config, GatewayConfig, LogConfig, SinkConfig};
 pub use hub::{Hub, HubError};
+pub use retention::Keeping;
 pub use run::Running;
 pub use snapshots::SnapshotConfig;
 pub use status::{Row, rows};

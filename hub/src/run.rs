@@ -1,4 +1,4 @@
-//! A running hub: the gateway, one worker per sink, and sealing. A sink that stops does not stop the others.
+//! A running hub: the gateway, one worker per sink, sealing, and archiving. A sink that stops does not stop the others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,11 +26,12 @@ pub struct Running {
     shutdown: CancellationToken,
     workers: JoinSet<Result<(), WorkerError>>,
     gateway: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
-    sealing: Option<tokio::task::JoinHandle<()>>,
+    /// Sealing and archiving.
+    upkeep: JoinSet<()>,
 }
 
 impl Running {
-    /// Starts the gateway and sealing, if they are configured, and the workers of the given sinks (all when none are given).
+    /// Starts the gateway, sealing and archiving, if they are configured, and the workers of the given sinks (all when none are given).
     ///
     /// # Errors
     /// A name is unknown, the address is taken, the key to seal with cannot be read, or the log's.
@@ -60,14 +61,16 @@ impl Running {
             let serving = Gateway::new(producer.clone(), told, limits).serve(listener, shutdown.clone());
             gateway = Some(tokio::spawn(serving));
         }
-        let sealing = match &hub.config.audit {
-            Some(config) => {
-                let (sealer, every) = (hub.sealer().await?, Duration::from_secs(config.seal_every_s.into()));
-                Some(tokio::spawn(hub.clone().keep_sealed(sealer, every, shutdown.clone())))
-            }
-            None => None,
-        };
-        Ok(Running { listen, producer, shutdown, workers, gateway, sealing })
+        let mut upkeep = JoinSet::new();
+        if let Some(config) = &hub.config.audit {
+            let (sealer, every) = (hub.sealer().await?, Duration::from_secs(config.seal_every_s.into()));
+            upkeep.spawn(hub.clone().keep_sealed(sealer, every, shutdown.clone()));
+        }
+        #[cfg(feature = "archive")]
+        if hub.config.archive.is_some() {
+            upkeep.spawn(hub.clone().keep_archived(shutdown.clone()));
+        }
+        Ok(Running { listen, producer, shutdown, workers, gateway, upkeep })
     }
 
     /// Waits for the shutdown, then until everything that was begun is finished. The errors are those of sinks that
@@ -98,9 +101,7 @@ impl Running {
         if let Some(gateway) = self.gateway {
             let _ = gateway.await;
         }
-        if let Some(sealing) = self.sealing {
-            let _ = sealing.await;
-        }
+        while self.upkeep.join_next().await.is_some() {}
         stopped
     }
 }
@@ -139,7 +140,7 @@ impl Told for Teller {
         Box::pin(async move {
             match hub.config.collections.keys().next() {
                 None => Ok(()),
-                Some(any) => hub.log.extents(&any.topic()).await.map(|_| ()).map_err(|error| error.to_string()),
+                Some(any) => hub.log.recent(&any.topic()).await.map(|_| ()).map_err(|error| error.to_string()),
             }
         })
     }
