@@ -102,6 +102,17 @@ impl Archive {
         &self.inner.location
     }
 
+    /// Whether it can be reached; what there is to say of it.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub async fn check(&self) -> Result<String, LogError> {
+        if !self.inner.store.is_made() {
+            return Ok("not there yet; the first archiving makes it".to_owned());
+        }
+        self.inner.store.list("primalcore").await.map(|_| "reachable".to_owned())
+    }
+
     pub(crate) fn topic(&self, topic: &Topic) -> String {
         format!("{}{topic}", self.inner.prefix)
     }

@@ -142,14 +142,14 @@ impl Archive {
         until: Timestamp,
     ) -> Result<Step, LogError> {
         let (from, end) = (range.start, range.end);
-        let (Built { bytes, sha256, groups }, to) = build(request, life, from..end, until).await?;
+        let (built, to) = build(request, life, from..end, until).await?;
         let folder = self.folder(life);
-        let file = file_name(after, &sha256);
-        let (name, size) = (format!("{folder}/{file}"), bytes.len() as u64);
-        self.inner.store.put(&name, bytes).await?;
+        let file = file_name(after, &built.sha256);
+        let name = format!("{folder}/{file}");
+        self.inner.store.put(&name, built.bytes.clone()).await?;
         let (topic, partition, epoch) = (self.topic(&life.topic), life.partition, life.epoch);
         let place = Place { topic, partition, epoch, after, from, to, recorded_until: until };
-        let manifest = Manifest::new(place, file, size, sha256, groups);
+        let manifest = Manifest::new(place, file, &built);
         let text = serde_json::to_vec_pretty(&manifest).map_err(|e| LogError::Internal(e.to_string()))?;
         if self.inner.store.create(&format!("{folder}/{}", manifest_name(after)), text.into()).await? {
             return Ok(Step::Written(manifest));

@@ -7,7 +7,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
@@ -15,7 +15,7 @@ use primal_core::error::LogError;
 use primal_core::{Offset, RecordRef, Records, Timestamp};
 use sha2::{Digest, Sha256};
 
-use crate::manifest::{Group, Manifest};
+use crate::manifest::{Group, MAGIC, Manifest};
 use crate::rows::{self, RecordsDigest, Rows, hex};
 use crate::store::Store;
 
@@ -27,8 +27,6 @@ pub const FILE_BYTES: usize = 32 << 20;
 const GROUP_RECORDS: u64 = if cfg!(test) { 150 } else { 8_192 };
 /// Bytes of keys, values and headers in a group, about: what reading takes of memory.
 const GROUP_BYTES: usize = 4 << 20;
-/// What is read of a file's end at first: the footer, usually.
-const FOOTER: u64 = 32 << 10;
 /// Smaller than the standard level's files by a tenth, and written fast enough for a task in the background.
 const ZSTD_LEVEL: i32 = 6;
 
@@ -36,6 +34,7 @@ const ZSTD_LEVEL: i32 = 6;
 pub(crate) struct Built {
     pub bytes: Bytes,
     pub sha256: String,
+    pub footer_sha256: String,
     pub groups: Vec<Group>,
 }
 
@@ -115,9 +114,18 @@ impl Writer {
     fn flush(&mut self, to: Offset) -> Result<(), LogError> {
         let batch = self.rows.finish().map_err(failed)?;
         self.writer.write(&batch).and_then(|()| self.writer.flush()).map_err(failed)?;
-        let digest = std::mem::take(&mut self.digest).finish();
-        let (from, records) = (self.next, std::mem::take(&mut self.count));
-        self.groups.push(Group { from, to, records, recorded_until: self.recorded_until, digest });
+        let written = self.writer.flushed_row_groups().last().and_then(place);
+        let (start, end) = written.ok_or_else(|| failed("a group of rows has no place in it"))?;
+        self.groups.push(Group {
+            from: self.next,
+            to,
+            records: std::mem::take(&mut self.count),
+            recorded_until: self.recorded_until,
+            records_sha256: std::mem::take(&mut self.digest).finish(),
+            start,
+            end,
+            sha256: String::new(),
+        });
         self.next = to;
         Ok(())
     }
@@ -129,8 +137,19 @@ impl Writer {
         } else if let Some(last) = self.groups.last_mut() {
             last.to = to;
         }
-        let bytes = self.writer.into_inner().map_err(failed)?;
-        Ok(Built { sha256: hex(&Sha256::digest(&bytes)), bytes: bytes.into(), groups: self.groups })
+        let bytes: Bytes = self.writer.into_inner().map_err(failed)?.into();
+        let sha256 = |start: u64, end: u64| {
+            let part = bytes.get(start as usize..end as usize).ok_or_else(|| failed("a part lies outside of it"))?;
+            Ok::<_, LogError>(hex(&Sha256::digest(part)))
+        };
+        let (mut groups, mut footer) = (self.groups, 0);
+        for group in &mut groups {
+            group.sha256 = sha256(group.start, group.end)?;
+            footer = group.end;
+        }
+        let size = bytes.len() as u64;
+        let (whole, footer_sha256) = (sha256(0, size)?, sha256(footer.max(MAGIC), size)?);
+        Ok(Built { sha256: whole, footer_sha256, bytes, groups })
     }
 }
 
@@ -179,95 +198,92 @@ pub(crate) struct Opened {
 impl Opened {
     /// Reads the footer of the file `name`.
     pub async fn open(store: &Store, name: String, manifest: Arc<Manifest>) -> Result<Self, LogError> {
-        let named = store.named(&name);
-        let mut length = FOOTER.min(manifest.bytes);
-        loop {
-            let start = manifest.bytes - length;
-            let bytes = store.part(&name, start..manifest.bytes).await?;
-            let bytes = bytes.ok_or_else(|| absent(&named, &manifest))?;
-            match footer(Part { start: 0, length, bytes }, manifest.bytes) {
-                Ok(metadata) if metadata.metadata().num_row_groups() == manifest.groups.len() => {
-                    return Ok(Opened { manifest, named, name, metadata });
-                }
-                Ok(_) => return Err(altered(&named, "it has other groups of rows than its manifest says")),
-                Err(ParquetError::NeedMoreData(needed)) if length < manifest.bytes => {
-                    length = (needed as u64).max(length.saturating_mul(2)).min(manifest.bytes);
-                }
-                Err(error) => return Err(altered(&named, &error.to_string())),
-            }
-        }
+        let footer = store.part(&name, manifest.footer()..manifest.bytes).await?;
+        Opened::with(store.named(&name), name, manifest, footer)
     }
 
     /// Of a file that was read as a whole.
     pub fn whole(store: &Store, name: String, manifest: Arc<Manifest>, bytes: &Bytes) -> Result<Self, LogError> {
-        let named = store.named(&name);
-        let part = Part { start: 0, length: bytes.len() as u64, bytes: bytes.clone() };
-        match footer(part, bytes.len() as u64) {
-            Ok(metadata) if metadata.metadata().num_row_groups() == manifest.groups.len() => {
-                Ok(Opened { manifest, named, name, metadata })
-            }
-            Ok(_) => Err(altered(&named, "it has other groups of rows than its manifest says")),
-            Err(error) => Err(altered(&named, &error.to_string())),
-        }
+        let footer = part(bytes, manifest.footer(), manifest.bytes);
+        Opened::with(store.named(&name), name, manifest, footer)
     }
 
-    /// The bytes of a group of rows.
-    fn range(&self, group: usize) -> Option<(u64, u64)> {
-        let columns = self.metadata.metadata().row_groups().get(group)?.columns();
-        let ranges = columns.iter().map(|column| {
-            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
-            Some((u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?))
-        });
-        let ranges: Vec<_> = ranges.collect::<Option<_>>()?;
-        let start = ranges.iter().map(|(start, _)| *start).min()?;
-        let end = ranges.iter().map(|(start, length)| start.saturating_add(*length)).max()?;
-        (end <= self.manifest.bytes).then_some((start, end))
+    fn with(named: String, name: String, manifest: Arc<Manifest>, footer: Option<Bytes>) -> Result<Self, LogError> {
+        let footer = checked(&named, &manifest, footer, &manifest.footer_sha256)?;
+        let mut reader = ParquetMetaDataReader::new();
+        let part = Part { start: 0, length: footer.len() as u64, bytes: footer };
+        let read = reader.try_parse_sized(&part, manifest.bytes).and_then(|()| reader.finish());
+        let read = read.and_then(|read| ArrowReaderMetadata::try_new(Arc::new(read), ArrowReaderOptions::new()));
+        let metadata = read.map_err(|error| altered(&named, &error.to_string()))?;
+        if metadata.metadata().num_row_groups() != manifest.groups.len() {
+            return Err(altered(&named, "it has other groups of rows than its manifest says"));
+        }
+        Ok(Opened { manifest, named, name, metadata })
     }
 
     /// Reads the records of a group, and compares them with their digest.
-    pub async fn group(&self, store: &Store, group: usize) -> Result<Records, LogError> {
-        let (start, end) = self.range(group).ok_or_else(|| altered(&self.named, "its footer makes no sense"))?;
-        let bytes = store.part(&self.name, start..end).await?.ok_or_else(|| absent(&self.named, &self.manifest))?;
-        self.decode(group, start, bytes)
+    pub async fn group(&self, store: &Store, number: usize) -> Result<Records, LogError> {
+        let group = self.manifest.groups.get(number).ok_or_else(|| self.none(number))?;
+        let bytes = store.part(&self.name, group.start..group.end).await?;
+        self.decode(number, group, bytes)
     }
 
     /// The same of a file that was read as a whole.
-    pub fn group_of(&self, file: &Bytes, group: usize) -> Result<Records, LogError> {
-        self.decode(group, 0, file.clone())
+    pub fn group_of(&self, file: &Bytes, number: usize) -> Result<Records, LogError> {
+        let group = self.manifest.groups.get(number).ok_or_else(|| self.none(number))?;
+        self.decode(number, group, part(file, group.start, group.end))
     }
 
-    fn decode(&self, group: usize, start: u64, bytes: Bytes) -> Result<Records, LogError> {
-        let Some(expected) = self.manifest.groups.get(group) else {
-            return Err(LogError::Internal(format!("{} has no group {group}", self.named)));
-        };
-        let range = format!("offsets [{}, {})", expected.from, expected.to);
+    fn none(&self, number: usize) -> LogError {
+        LogError::Internal(format!("{} has no group {number}", self.named))
+    }
+
+    fn decode(&self, number: usize, group: &Group, bytes: Option<Bytes>) -> Result<Records, LogError> {
+        let bytes = checked(&self.named, &self.manifest, bytes, &group.sha256)?;
+        let range = format!("offsets [{}, {})", group.from, group.to);
         let wrong = |reason: &str| altered(&self.named, &format!("{range} cannot be read: {reason}"));
-        let part = Part { start, length: self.manifest.bytes, bytes };
+        let part = Part { start: group.start, length: self.manifest.bytes, bytes };
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(part, self.metadata.clone());
-        let reader = reader.with_row_groups(vec![group]).build().map_err(|e| wrong(&e.to_string()))?;
+        let reader = reader.with_row_groups(vec![number]).build().map_err(|e| wrong(&e.to_string()))?;
         let (mut records, mut digest) = (Records::new(), RecordsDigest::default());
         for batch in reader {
             rows::records(&batch.map_err(|e| wrong(&e.to_string()))?, &mut records).map_err(|e| wrong(&e))?;
         }
         records.iter().for_each(|record| digest.add(record));
-        if digest.finish() != expected.digest {
+        if digest.finish() != group.records_sha256 {
             return Err(altered(&self.named, &format!("{range} are not the records that were archived")));
         }
         Ok(records)
     }
 }
 
-fn footer(part: Part, size: u64) -> Result<ArrowReaderMetadata, ParquetError> {
-    let mut reader = ParquetMetaDataReader::new();
-    reader.try_parse_sized(&part, size)?;
-    ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), ArrowReaderOptions::new())
+/// Where the columns of a group of rows lie in the file.
+fn place(group: &RowGroupMetaData) -> Option<(u64, u64)> {
+    let columns = group.columns().iter().map(|column| {
+        let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+        Some((u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?))
+    });
+    let columns: Vec<_> = columns.collect::<Option<_>>()?;
+    let start = columns.iter().map(|(start, _)| *start).min()?;
+    Some((start, columns.iter().map(|(start, length)| start + length).max()?))
+}
+
+fn part(file: &Bytes, start: u64, end: u64) -> Option<Bytes> {
+    (start <= end && end <= file.len() as u64).then(|| file.slice(start as usize..end as usize))
+}
+
+/// Bytes that are what was written.
+fn checked(named: &str, manifest: &Manifest, bytes: Option<Bytes>, sha256: &str) -> Result<Bytes, LogError> {
+    let bytes = bytes.ok_or_else(|| {
+        let (from, to) = (manifest.from, manifest.to);
+        LogError::Altered(format!("{named}, which holds offsets [{from}, {to}), is missing or shorter than it was"))
+    })?;
+    if hex(&Sha256::digest(&bytes)) != sha256 {
+        return Err(altered(named, "it is not the file that was written: a SHA-256 is another one"));
+    }
+    Ok(bytes)
 }
 
 pub(crate) fn altered(named: &str, what: &str) -> LogError {
-    LogError::Altered(format!("{named}: {what}; `primalcore archive verify` compares all files"))
-}
-
-fn absent(named: &str, manifest: &Manifest) -> LogError {
-    let (from, to) = (manifest.from, manifest.to);
-    LogError::Altered(format!("{named}, which holds offsets [{from}, {to}), is missing or shorter than it was"))
+    LogError::Altered(format!("{named}: {what}"))
 }

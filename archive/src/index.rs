@@ -31,7 +31,7 @@ pub(crate) struct Index {
 struct Known {
     /// The names of its manifests.
     names: BTreeSet<Offset>,
-    /// Its files, by where they go on from, until somebody has looked for those that are no part of it.
+    /// Its files, by where they go on from.
     files: Vec<(Offset, String)>,
     listed: Instant,
 }
@@ -78,8 +78,8 @@ impl Index {
     /// interrupted. Each is told once.
     pub async fn strays(&self, archive: &Archive, life: &Life) -> Result<Vec<String>, LogError> {
         let folder = archive.folder(life);
-        let (files, names) = match lock(&self.names).get_mut(&folder) {
-            Some(known) => (std::mem::take(&mut known.files), known.names.clone()),
+        let (files, names) = match lock(&self.names).get(&folder) {
+            Some(known) => (known.files.clone(), known.names.clone()),
             None => return Ok(Vec::new()),
         };
         let mut strays = Vec::new();
@@ -91,7 +91,18 @@ impl Index {
                 strays.push(format!("{folder}/{file}"));
             }
         }
+        if let Some(known) = lock(&self.names).get_mut(&folder) {
+            known.files.retain(|(_, file)| !strays.contains(&format!("{folder}/{file}")));
+        }
         Ok(strays)
+    }
+
+    /// Files of the last listing that have no manifest, by where they go on from: of an archiver that was interrupted, or
+    /// somebody took the manifest away.
+    pub fn bare(&self, archive: &Archive, life: &Life) -> Vec<(Offset, String)> {
+        let names = lock(&self.names);
+        let Some(known) = names.get(&archive.folder(life)) else { return Vec::new() };
+        known.files.iter().filter(|(after, _)| !known.names.contains(after)).cloned().collect()
     }
 
     /// Takes in a manifest that was just written.
@@ -144,6 +155,10 @@ impl Index {
     /// The first offset that the archive holds of a life; `None` where it holds nothing.
     pub async fn begin(&self, archive: &Archive, life: &Life) -> Result<Option<Offset>, LogError> {
         match self.names(archive, life).await?.first() {
+            // The log has lost what the file without manifest goes on from, or nobody would ask.
+            None if self.bare(archive, life).iter().any(|(after, _)| *after == life.start) => {
+                Err(self.lost(archive, life, life.start))
+            }
             None => Ok(None),
             Some(first) if *first == life.start => {
                 self.manifest(archive, life, *first).await.map(|manifest| Some(manifest.from))
@@ -219,5 +234,8 @@ impl Index {
 }
 
 fn missing(named: &str, after: Offset) -> LogError {
-    LogError::Altered(format!("the manifest {named}, of the offsets from {after} on, is missing; there are later ones"))
+    LogError::Altered(format!(
+        "the manifest {named}, of the offsets from {after} on, is missing; where the log still has them, `primalcore archive` \
+         writes it again"
+    ))
 }

@@ -4,8 +4,12 @@
 use primal_core::{Offset, Partition, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::file::Built;
+
 /// The layout of manifests and files. What is written in another one is refused.
 const FORMAT: u32 = 1;
+/// Bytes before the first group of rows.
+pub(crate) const MAGIC: u64 = 4;
 
 /// A group of rows: what is read at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +24,13 @@ pub struct Group {
     #[serde(rename = "recorded_until_us", with = "micros")]
     pub recorded_until: Timestamp,
     /// SHA-256 over its records.
-    pub digest: String,
+    pub records_sha256: String,
+    /// Its bytes in the file: the first.
+    pub start: u64,
+    /// The one after the last.
+    pub end: u64,
+    /// SHA-256 of these bytes: nothing is decoded that is not what was written.
+    pub sha256: String,
 }
 
 /// One file of an archive.
@@ -50,6 +60,8 @@ pub struct Manifest {
     pub bytes: u64,
     /// SHA-256 of the file.
     pub sha256: String,
+    /// SHA-256 of what comes behind the groups of rows.
+    pub footer_sha256: String,
     /// Its groups of rows, in order.
     pub groups: Vec<Group>,
 }
@@ -82,8 +94,9 @@ pub(crate) struct Place {
 }
 
 impl Manifest {
-    pub(crate) fn new(place: Place, file: String, bytes: u64, sha256: String, groups: Vec<Group>) -> Self {
+    pub(crate) fn new(place: Place, file: String, built: &Built) -> Self {
         let Place { topic, partition, epoch, after, from, to, recorded_until } = place;
+        let Built { bytes, sha256, footer_sha256, groups } = built;
         let records = groups.iter().map(|group| group.records).sum();
         let recorded_until = groups.last().map_or(recorded_until, |group| group.recorded_until);
         let format = FORMAT;
@@ -98,9 +111,10 @@ impl Manifest {
             records,
             recorded_until,
             file,
-            bytes,
-            sha256,
-            groups,
+            bytes: bytes.len() as u64,
+            sha256: sha256.clone(),
+            footer_sha256: footer_sha256.clone(),
+            groups: groups.clone(),
         }
     }
 
@@ -113,11 +127,13 @@ impl Manifest {
         if (manifest.partition, manifest.epoch, manifest.after) != (partition, epoch, after) {
             return Err("it is the manifest of another range".to_owned());
         }
-        let mut next = manifest.from;
+        let (mut next, mut at) = (manifest.from, 0);
         let follows = manifest.groups.iter().all(|group| {
             let fits = group.from == next && group.to > group.from;
             next = group.to;
-            fits
+            let inside = group.start < group.end && group.end <= manifest.bytes && at <= group.start;
+            at = group.end;
+            fits && inside
         });
         let records: u64 = manifest.groups.iter().map(|group| group.records).sum();
         let ends = manifest.groups.is_empty() || next == manifest.to;
@@ -128,13 +144,29 @@ impl Manifest {
     }
 }
 
+impl Manifest {
+    /// Where the groups of rows end in the file, and its footer begins.
+    pub(crate) fn footer(&self) -> u64 {
+        self.groups.last().map_or(MAGIC, |group| group.end).min(self.bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_a_manifest_of_the_range_that_fits_together_is_believed() {
-        let group = |from, to| Group { from, to, records: 3, recorded_until: Timestamp(7), digest: String::new() };
+        let group = |from, to, start| Group {
+            from,
+            to,
+            records: 3,
+            recorded_until: Timestamp(7),
+            records_sha256: String::new(),
+            start,
+            end: start + 5,
+            sha256: String::new(),
+        };
         let place = Place {
             topic: "t".into(),
             partition: 1,
@@ -144,10 +176,14 @@ mod tests {
             to: 12,
             recorded_until: Timestamp::MIN,
         };
-        let good = Manifest::new(place, "f".into(), 9, "00".into(), vec![group(6, 9), group(9, 12)]);
+        let groups = vec![group(6, 9, 4), group(9, 12, 9)];
+        let (bytes, sha256, footer_sha256) = (vec![0; 20].into(), "00".to_owned(), String::new());
+        let good = Manifest::new(place, "f".into(), &Built { bytes, sha256, footer_sha256, groups });
         let read = |manifest: &Manifest| Manifest::read(&serde_json::to_vec(manifest).unwrap(), 1, 2, 5);
         assert_eq!(read(&good), Ok(good.clone()));
-        let changes: [fn(&mut Manifest); 6] = [
+        let changes: [fn(&mut Manifest); 8] = [
+            |m| m.bytes = 13,
+            |m| m.groups[1].start = 8,
             |m| m.after = 4,
             |m| m.to = 13,
             |m| m.from = 4,

@@ -119,7 +119,7 @@ impl Store {
 
     /// A file's full name, for messages.
     pub fn named(&self, name: &str) -> String {
-        format!("{}/{name}", self.location.trim_end_matches('/'))
+        format!("{}/{name}", self.location)
     }
 
     fn path(&self, name: &str) -> Path {
@@ -141,6 +141,11 @@ impl Store {
         }
         let opened = LocalFileSystem::new_with_prefix(&folder).map_err(|e| failed("cannot be used", &e))?;
         Ok(self.store.get_or_init(|| Arc::new(opened)).clone())
+    }
+
+    /// Whether the folder is there, where it is one.
+    pub fn is_made(&self) -> bool {
+        self.folder.as_ref().is_none_or(|folder| folder.is_dir())
     }
 
     /// Makes the folder, where it is one.
@@ -174,10 +179,15 @@ impl Store {
 
     /// A part of a file; `None` when there is no such file, or it is shorter.
     pub async fn part(&self, name: &str, range: Range<u64>) -> Result<Option<Bytes>, LogError> {
-        let wanted = range.end - range.start;
-        match self.store(false)?.get_range(&self.path(name), range).await {
+        let (store, path, wanted, end) = (self.store(false)?, self.path(name), range.end - range.start, range.end);
+        match store.get_range(&path, range).await {
             Ok(bytes) => Ok(Some(bytes).filter(|bytes| bytes.len() as u64 == wanted)),
-            Err(error) => self.absent(name, error),
+            // Each store has its own error for a range that a file does not have.
+            Err(error) => match store.head(&path).await {
+                Ok(found) if found.size < end => Ok(None),
+                Ok(_) => self.absent(name, error),
+                Err(absent) => self.absent(name, absent),
+            },
         }
     }
 

@@ -115,6 +115,7 @@ impl Archive {
             }
             let manifest = match self.inner.index.manifest(self, life, after).await {
                 Err(LogError::Altered(what)) => {
+                    let what = what.trim_start_matches(&format!("{named}: ")).to_owned();
                     report.findings.push(Finding { file: named, what });
                     expected = None;
                     continue;
@@ -142,6 +143,14 @@ impl Archive {
             }
             progress(manifest.records);
         }
+        for (after, bare) in self.inner.index.bare(self, life) {
+            let file = self.inner.store.named(&format!("{}/{}", self.folder(life), manifest_name(after)));
+            let is_known = report.findings.iter().any(|finding| finding.file == file);
+            if !is_known && extent.is_some_and(|extent| after < extent.start) {
+                let what = format!("is missing: its file {bare} is there, and the log no longer has the range");
+                report.findings.push(Finding { file, what });
+            }
+        }
         Ok(report)
     }
 
@@ -167,7 +176,7 @@ impl Archive {
             if extent.is_some_and(|extent| extent.start <= group.from && group.to <= extent.end) {
                 match self.in_log(request, life, group.from, group.to).await? {
                     None => {}
-                    Some(digest) if digest == group.digest => checked.in_log += records.len() as u64,
+                    Some(digest) if digest == group.records_sha256 => checked.in_log += records.len() as u64,
                     Some(_) => {
                         let (from, to) = (group.from, group.to);
                         return wrong(&format!("offsets [{from}, {to}) are other records than those in the log"));
@@ -213,6 +222,7 @@ impl Archive {
         let topic = request.collection.topic();
         let extents = request.log.recent(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
         let mut dropped = Vec::new();
+        self.inner.store.make()?;
         for (partition, extent) in (0..).zip(extents) {
             let mut safe = extent.start;
             for life in Life::all(&topic, &request.epochs, partition) {

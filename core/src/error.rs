@@ -157,7 +157,7 @@ pub enum LogError {
         to: Offset,
     },
     /// A file of the archive is missing, or is not the one that was written.
-    #[error("archive altered: {0}")]
+    #[error("archive altered: {0}; `primalcore archive verify` compares all files")]
     Altered(String),
     /// Another process has this member's name, or holds the log's lock.
     #[error("{0}")]

@@ -140,6 +140,12 @@ impl Hub {
         Ok(reports)
     }
 
+    /// The archive's address and what there is to say of it; `None` where the config has none.
+    pub async fn check_archive(&self) -> Option<(String, Result<String, String>)> {
+        let archive = self.archive.as_ref()?;
+        Some((archive.location().to_owned(), archive.check().await.map_err(|error| error.to_string())))
+    }
+
     /// How far each partition of a collection is archived; `None` where there is no archive.
     ///
     /// # Errors

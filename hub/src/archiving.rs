@@ -55,3 +55,36 @@ pub(crate) fn check(place: &Settings) -> Result<ArchiveConfig, SettingsError> {
 pub(crate) fn check(place: &Settings) -> Result<ArchiveConfig, SettingsError> {
     Err(place.error("this program was built without archives; build it with the feature `archive`"))
 }
+
+#[cfg(all(test, feature = "archive"))]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn what_makes_no_sense_is_named_with_its_line() {
+        let log = "log: { embedded: { path: a.db } }\n";
+        let read = |archive: &str| Config::parse("hub.yaml", &format!("{log}archive: {archive}\n"), &|_| None);
+        let good = read("{ url: \"s3://bucket/cold\", s3: { endpoint: \"http://h\" } }").unwrap().archive.unwrap();
+        assert_eq!((good.after.to_string(), good.every.to_string(), good.keep), ("7d".into(), "1h".into(), None));
+        assert!(!format!("{:?}", good.s3).contains("secret"));
+        for (archive, says) in [
+            (
+                "\n  url: ftp://host/a",
+                "hub.yaml:3: archive.url: \"ftp://host/a\" has the unknown scheme \"ftp\"; expected file:///folder or s3://bucket/prefix",
+            ),
+            (
+                "{ url: \"file:///a\", after: soon }",
+                "hub.yaml:2: archive.after: \"soon\" is no length of time; expected such as 90s, 12h or 7d",
+            ),
+            (
+                "{ url: \"file:///a\", keep: 1d }",
+                "hub.yaml:2: archive: `keep` is 1d, less than `after`, 7d: nothing would be archived by then",
+            ),
+            ("{ url: \"file:///a\", every: 0s }", "hub.yaml:2: archive: `every` is 0; expected 1s or more"),
+            ("{ after: 1d }", "hub.yaml:2: archive: the field `url` is missing"),
+            ("{ url: \"file:///a\", afer: 1d }", "hub.yaml:2: archive: unknown field `afer`, did you mean `after`?"),
+        ] {
+            assert_eq!(read(archive).err().unwrap().to_string(), says);
+        }
+    }
+}

@@ -476,18 +476,6 @@ sinks:
                 "hub.yaml:2: audit: `seal_every_s` is 0; expected 1 or more",
             ),
             (
-                &*format!("{log}archive:\n  url: ftp://host/a\n"),
-                "hub.yaml:3: archive.url: \"ftp://host/a\" has the unknown scheme \"ftp\"; expected file:///folder or s3://bucket/prefix",
-            ),
-            (
-                &*format!("{log}archive: {{ url: \"file:///a\", after: soon }}\n"),
-                "hub.yaml:2: archive.after: \"soon\" is no length of time; expected such as 90s, 12h or 7d",
-            ),
-            (
-                &*format!("{log}archive: {{ url: \"file:///a\", keep: 1d }}\n"),
-                "hub.yaml:2: archive: `keep` is 1d, less than `after`, 7d: nothing would be archived by then",
-            ),
-            (
                 &*format!("{log}sinks:\n  s: {{ type: sqlite, path: a, delivery: {{ batch_evnts: 3 }} }}\n"),
                 "hub.yaml:3: sinks.s.delivery: unknown field `batch_evnts`, did you mean `batch_events`?",
             ),
