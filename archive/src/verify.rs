@@ -130,7 +130,7 @@ impl Archive {
             report.from = report.from.or(Some(manifest.from));
             report.to = Some(manifest.to);
             report.files += 1;
-            match self.check(request, life, extent, &manifest).await {
+            match self.check_file(request, life, extent, &manifest).await {
                 Ok(checked) => {
                     report.records += checked.records;
                     report.in_log += checked.in_log;
@@ -155,7 +155,7 @@ impl Archive {
     }
 
     /// Reads a file again.
-    async fn check(
+    async fn check_file(
         &self,
         request: &Request,
         life: &Life,
@@ -232,7 +232,7 @@ impl Archive {
                     if manifest.recorded_until >= before {
                         break;
                     }
-                    self.check(request, &life, Some(extent), &manifest).await.map_err(|error| match error {
+                    self.check_file(request, &life, Some(extent), &manifest).await.map_err(|error| match error {
                         LogError::Altered(what) => {
                             let name = format!("{}/{}", self.folder(&life), manifest.file);
                             crate::file::altered(&self.inner.store.named(&name), &what)

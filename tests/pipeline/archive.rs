@@ -130,6 +130,9 @@ mod seaweedfs {
         let archive = format!("archive: {{ url: \"s3://primalcore/cold/{}\", s3: {{ {s3} }} }}\n", std::process::id());
         write(&hub, &config(EMBEDDED, &archive, ""));
         everything_is_answered_from_the_archive(hub);
+        let hub = Hub::new("");
+        write(&hub, &config(EMBEDDED, &archive.replace("cold", "two"), ""));
+        archivers_at_a_time(&hub);
         let wrong = Hub::new("");
         write(&wrong, &config(EMBEDDED, &archive.replace("-secret", "-other"), ""));
         wrong.succeed("primalcore", &["audit", "keygen", "--out", "hub.key", "--name", "hub.example/audit"]);
@@ -292,10 +295,17 @@ fn start(hub: &Hub) -> Child {
 #[test]
 fn archivers_at_a_time_and_archivers_that_are_killed_do_no_harm() {
     let hub = hub(EMBEDDED, "");
+    archivers_at_a_time(&hub);
+    let folder = hub.folder.path().join("archive");
+    let (data, manifests) = (files(&folder, ".parquet"), files(&folder, ".json"));
+    assert_eq!(data.len(), manifests.len(), "{data:#?}");
+}
+
+fn archivers_at_a_time(hub: &Hub) {
     hub.succeed("primalcore", &["audit", "keygen", "--out", "hub.key", "--name", "hub.example/audit"]);
     for round in 0..5 {
         hub.publish(&lines(round * 400, (round + 1) * 400));
-        let mut two = [start(&hub), start(&hub)];
+        let mut two = [start(hub), start(hub)];
         std::thread::sleep(Duration::from_millis(40 * round as u64));
         // The first one dies wherever it is.
         two[0].kill().unwrap();
@@ -304,15 +314,11 @@ fn archivers_at_a_time_and_archivers_that_are_killed_do_no_harm() {
         }
     }
     hub.succeed("primalcore", &["archive", "--after", "0s"]);
-    let reports = json_of(&hub, &["archive", "verify", "--json"]);
+    let reports = json_of(hub, &["archive", "verify", "--json"]);
     assert_eq!(records(&reports), 2_000, "{reports:#}");
     let before = hub.succeed("primalcore", &[LOG, &["--format", "json", "--limit", "100000"]].concat());
     hub.succeed("primalcore", &["archive", "--after", "0s", "--keep", "0s"]);
     assert_eq!(hub.succeed("primalcore", &[LOG, &["--format", "json", "--limit", "100000"]].concat()), before);
-    let (files, manifests) =
-        (files(&hub.folder.path().join("archive"), ""), files(&hub.folder.path().join("archive"), ".json"));
-    let parquet = files.iter().filter(|file| file.to_string_lossy().ends_with(".parquet")).count();
-    assert_eq!(parquet, manifests.len(), "{files:#?}");
 }
 
 #[test]
