@@ -192,6 +192,13 @@ fn everything_is_answered_from_the_archive(mut hub: Hub) {
     let reports = json_of(&hub, &["archive", "verify", "--json"]);
     let in_log: u64 = reports.as_array().unwrap().iter().map(|report| report["in_log"].as_u64().unwrap()).sum();
     assert_eq!((records(&reports), in_log), (3_500, 500), "{reports:#}");
+    // What is only in the archive is sealed all the same.
+    hub.publish(&lines(EVENTS + 500, EVENTS + 600));
+    hub.succeed("primalcore", &["archive", "--after", "0s", "--keep", "0s"]);
+    let table = hub.succeed("primalcore", &["audit", "seal"]);
+    assert!(table.contains("orders/0/0") && table.contains("orders/1/0"), "{table}");
+    let table = hub.succeed("primalcore", &["audit", "consistency", "--collection", "orders"]);
+    assert_eq!(table.matches("as sealed").count(), 2, "{table}");
 }
 
 /// The files of the archive whose names end so.
