@@ -50,6 +50,10 @@ impl Check {
                     let said = lives.map(|epochs| (String::new(), format!("{} partitions", epochs.partitions())));
                     row(collection.as_str(), "collection", said);
                 }
+                #[cfg(feature = "archive")]
+                if let Some((location, said)) = hub.check_archive().await {
+                    row(&location, "archive", said.map(|said| (String::new(), said)));
+                }
             }
         }
         output::table(&["what", "type", "state", "version", "notes"], rows);

@@ -1,5 +1,7 @@
 //! The command line: thin. It reads arguments, calls the hub, and prints. Data go to stdout, everything else to stderr.
 
+#[cfg(feature = "archive")]
+mod archive;
 mod audit;
 mod check;
 mod dlq;
@@ -74,6 +76,7 @@ impl From<HubError> for Failure {
         let code = match error {
             HubError::Usage(_) => exit::USAGE,
             HubError::Different(_) => exit::DIFFERENT,
+            HubError::Log(error) => return error.into(),
             _ => exit::FAILED,
         };
         Failure::new(code, error)
@@ -88,7 +91,7 @@ impl From<ScanError> for Failure {
 
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
-        Failure::failed(error)
+        Failure::new(if error.is_altered() { exit::DIFFERENT } else { exit::FAILED }, error)
     }
 }
 
@@ -97,6 +100,7 @@ impl From<ReplayError> for Failure {
         let code = match &error {
             ReplayError::Usage(_) => exit::USAGE,
             ReplayError::Different(_) => exit::DIFFERENT,
+            ReplayError::Log(error) if error.is_altered() => exit::DIFFERENT,
             ReplayError::Interrupted(_) => exit::RESUMABLE,
             _ => exit::FAILED,
         };
@@ -132,6 +136,9 @@ enum Command {
     Sinks(sinks::Sinks),
     /// Who wrote what, what led to what, where an event stands, and proof that a store holds what the log says
     Audit(audit::Audit),
+    /// Move old ranges of the log to the archive, as Parquet files; log and archive are read as one
+    #[cfg(feature = "archive")]
+    Archive(archive::Archive),
     /// The state of one entity as the log says it: now, at any moment, all its versions, or what changed
     State(state::State),
     /// Ask the log in SQL: each collection is a table, its rows are the entities as they were at a moment
@@ -185,6 +192,8 @@ pub fn primalcore() -> ExitCode {
             Command::Status(command) => command.run().await,
             Command::Sinks(command) => command.run(),
             Command::Audit(command) => command.run().await,
+            #[cfg(feature = "archive")]
+            Command::Archive(command) => command.run().await,
             Command::State(command) => command.run().await,
             #[cfg(feature = "query")]
             Command::Query(command) => command.run().await,

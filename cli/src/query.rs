@@ -54,6 +54,7 @@ impl From<QueryError> for Failure {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::Sql(message) => Failure::usage(message),
+            QueryError::Log(error) => error.into(),
             other => Failure::failed(other),
         }
     }

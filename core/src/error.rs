@@ -144,6 +144,21 @@ pub enum LogError {
         /// The offset after the last.
         end: Offset,
     },
+    /// A range that was in the log once is neither there nor in its archive.
+    #[error("offsets [{from}, {to}) of {topic}/{partition} are neither in the log nor in its archive")]
+    Gap {
+        /// The topic.
+        topic: Topic,
+        /// The partition.
+        partition: Partition,
+        /// The first offset that is missing.
+        from: Offset,
+        /// The offset after the last.
+        to: Offset,
+    },
+    /// A file of the archive is missing, or is not the one that was written.
+    #[error("archive altered: {0}; `primalcore archive verify` compares all files")]
+    Altered(String),
     /// Another process has this member's name, or holds the log's lock.
     #[error("{0}")]
     Taken(String),
@@ -162,6 +177,11 @@ impl LogError {
     /// Whether the same call may succeed later by itself.
     pub fn is_passing(&self) -> bool {
         matches!(self, LogError::Unavailable(_) | LogError::Full(_))
+    }
+
+    /// Whether the record is not what it was: a part of its archive is missing or was changed.
+    pub fn is_altered(&self) -> bool {
+        matches!(self, LogError::Gap { .. } | LogError::Altered(_))
     }
 }
 

@@ -2,6 +2,7 @@
 //! events; everything that waits is safe to cancel.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -25,6 +26,15 @@ pub struct Extent {
     pub start: Offset,
     /// The offset that the next record will have.
     pub end: Offset,
+}
+
+/// How long a topic keeps its records by its own settings; `None`: for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Since they were taken.
+    pub time: Option<Duration>,
+    /// Until a partition is this large.
+    pub bytes: Option<u64>,
 }
 
 /// Where a record was appended.
@@ -78,6 +88,23 @@ pub trait EventLog: Send + Sync {
 
     /// What each partition holds, in their order; `None` when there is no such topic. Only committed records count.
     async fn extents(&self, topic: &Topic) -> Result<Option<Vec<Extent>>, LogError>;
+
+    /// What the log itself holds of each partition, where [`EventLog::extents`] also counts what was moved to an archive:
+    /// for whoever only goes on from where it is, and must not depend on the archive.
+    async fn recent(&self, topic: &Topic) -> Result<Option<Vec<Extent>>, LogError> {
+        self.extents(topic).await
+    }
+
+    /// How long a topic keeps its records.
+    async fn retention(&self, _topic: &Topic) -> Result<Retention, LogError> {
+        Ok(Retention::default())
+    }
+
+    /// Drops records before an offset, at most all of them and perhaps not the last few; the first offset that is left.
+    /// They are gone for good.
+    async fn truncate(&self, topic: &Topic, partition: Partition, _before: Offset) -> Result<Offset, LogError> {
+        Err(LogError::Internal(format!("this log cannot drop records of {topic}/{partition}")))
+    }
 
     /// Appends records and returns, in the same order, where they stand, once all of them are durable.
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Appended>, AppendError>;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::Timestamp;
+use crate::time::duration;
 
 /// A moment of the log, by recorded time. The order is that of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,10 +56,9 @@ impl Moment {
     }
 }
 
-/// `2h`, `1h 30m` or `7d` before now; a day has 24 hours. Months and years have no fixed length and are refused.
+/// `2h`, `1h 30m` or `7d` before now.
 fn ago(text: &str, now: Timestamp) -> Option<Timestamp> {
-    let span: jiff::Span = text.parse().ok()?;
-    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok()?;
+    let duration = duration(text)?;
     let now = jiff::Timestamp::from_microsecond(now.0).ok()?;
     now.checked_sub(duration.abs()).ok().map(|moment| Timestamp(moment.as_microsecond()))
 }

@@ -12,6 +12,7 @@ use primal_runtime::Options;
 use primal_schemas::Schema;
 use serde::Deserialize;
 
+use crate::archiving::{self, ArchiveConfig};
 use crate::auditing::AuditConfig;
 use crate::mapping::{GraphSettings, SeriesSettings, VectorSettings};
 use crate::snapshots::SnapshotConfig;
@@ -38,6 +39,8 @@ pub struct Config {
     pub snapshots: SnapshotConfig,
     /// Sealing and verification, if they are configured.
     pub audit: Option<AuditConfig>,
+    /// Where old ranges of the log go, if anywhere.
+    pub archive: Option<ArchiveConfig>,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +54,9 @@ struct Root {
     instance: Option<String>,
     snapshots: Option<SnapshotConfig>,
     audit: Option<AuditConfig>,
+    #[serde(default)]
+    #[serde(rename = "archive")]
+    _archive: serde::de::IgnoredAny,
     #[serde(default)]
     #[serde(rename = "sinks")]
     _sinks: serde::de::IgnoredAny,
@@ -220,6 +226,7 @@ impl Config {
             instance: root.instance,
             snapshots: SnapshotConfig::check(root.snapshots, &part("snapshots")?)?,
             audit: root.audit,
+            archive: settings.member("archive")?.map(|archive| archiving::check(&archive)).transpose()?,
         })
     }
 

@@ -62,8 +62,13 @@ impl From<VerifyError> for HubError {
 pub struct Hub {
     /// The config.
     pub config: Config,
-    /// The log.
+    /// The log, and its archive where there is one.
     pub log: Arc<dyn EventLog>,
+    /// The log alone.
+    #[cfg(feature = "archive")]
+    pub(crate) alone: Arc<dyn EventLog>,
+    #[cfg(feature = "archive")]
+    pub(crate) archive: Option<primal_archive::Archive>,
     /// Clock and chance.
     pub env: Env,
     /// The lives of each collection, or why it cannot be used.
@@ -92,7 +97,14 @@ impl Hub {
         let wanted: Vec<_> = config.collections.iter().map(|(name, c)| (name.clone(), c.partitions)).collect();
         let lives = lives::open(&*log, &wanted).await?;
         let lives = lives.into_iter().map(|(name, epochs)| (name, epochs.map(Arc::new).map_err(|e| e.to_string())));
-        Ok(Hub { config, log, env, lives: lives.collect() })
+        let lives = lives.collect();
+        #[cfg(feature = "archive")]
+        {
+            let crate::archive::Joined { log, alone, archive } = crate::archive::Joined::new(&config, log, &lives)?;
+            Ok(Hub { config, log, alone, archive, env, lives })
+        }
+        #[cfg(not(feature = "archive"))]
+        Ok(Hub { config, log, env, lives })
     }
 
     /// What publishes to this hub's collections.

@@ -1,5 +1,5 @@
-//! A running hub: the gateway, one worker per sink, sealing, and verification. A sink that stops does not stop the
-//! others.
+//! A running hub: the gateway, one worker per sink, sealing, archiving, and verification. A sink that stops does not stop
+//! the others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,12 +29,13 @@ pub struct Running {
     shutdown: CancellationToken,
     workers: JoinSet<Result<(), WorkerError>>,
     gateway: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
-    beside: JoinSet<()>,
+    /// Sealing, archiving and verification.
+    upkeep: JoinSet<()>,
 }
 
 impl Running {
-    /// Starts the gateway, sealing and verification, if they are configured, and the workers of the given sinks (all when
-    /// none are given).
+    /// Starts the gateway and what is configured of sealing, archiving and verification, and the workers of the given sinks
+    /// (all when none are given).
     ///
     /// # Errors
     /// A name is unknown, the address is taken, the key to seal with cannot be read, or the log's.
@@ -65,19 +66,22 @@ impl Running {
             gateway = Some(tokio::spawn(serving));
         }
         let background = Background::start().map_err(|e| HubError::Usage(format!("no threads: {e}")))?;
-        let mut beside = JoinSet::new();
+        let mut upkeep = JoinSet::new();
         if let Some(config) = &hub.config.audit {
             if config.key.is_some() {
-                let sealer = hub.sealer().await?;
-                let sealing = hub.clone().keep_sealed(sealer, config.seal_every(), shutdown.clone());
-                beside.spawn_on(sealing, background.handle());
+                let sealing = hub.clone().keep_sealed(hub.sealer().await?, config.seal_every(), shutdown.clone());
+                upkeep.spawn_on(sealing, background.handle());
             }
             if let Some(every) = config.verify_every() {
                 // Not in the background: it shares connections with the workers.
-                beside.spawn(hub.clone().keep_verified(sinks.to_vec(), every, shutdown.clone()));
+                upkeep.spawn(hub.clone().keep_verified(sinks.to_vec(), every, shutdown.clone()));
             }
         }
-        Ok(Running { listen, producer, background, shutdown, workers, gateway, beside })
+        #[cfg(feature = "archive")]
+        if hub.config.archive.is_some() {
+            upkeep.spawn_on(hub.clone().keep_archived(shutdown.clone()), background.handle());
+        }
+        Ok(Running { listen, producer, background, shutdown, workers, gateway, upkeep })
     }
 
     /// Waits for the shutdown, then until everything that was begun is finished. The errors are those of sinks that
@@ -108,7 +112,7 @@ impl Running {
         if let Some(gateway) = self.gateway {
             let _ = gateway.await;
         }
-        while self.beside.join_next().await.is_some() {}
+        while self.upkeep.join_next().await.is_some() {}
         stopped
     }
 }
@@ -147,7 +151,7 @@ impl Told for Teller {
         Box::pin(async move {
             match hub.config.collections.keys().next() {
                 None => Ok(()),
-                Some(any) => hub.log.extents(&any.topic()).await.map(|_| ()).map_err(|error| error.to_string()),
+                Some(any) => hub.log.recent(&any.topic()).await.map(|_| ()).map_err(|error| error.to_string()),
             }
         })
     }

@@ -1,6 +1,6 @@
 //! Where every sink stands: positions from the stores, ends from the log, the rest from the workers' own words.
 
-use primal_core::log::Limits;
+use primal_core::log::{EventLog, Limits};
 use primal_core::sink::Build;
 use primal_core::{Offset, Partition, Records, Timestamp, Topic};
 use primal_runtime::status::{self, Counts, Heartbeat, State};
@@ -81,7 +81,7 @@ async fn row(
     let counts: Counts =
         heartbeat.and_then(|h| h.collections.get(feed.collection.as_str())).copied().unwrap_or_default();
     let topic = feed.collection.topic();
-    let extents = hub.log.extents(&topic).await?.unwrap_or_default();
+    let extents = hub.log.recent(&topic).await?.unwrap_or_default();
     let mut row = Row {
         sink: sink.name.clone(),
         collection: feed.collection.to_string(),
@@ -115,8 +115,12 @@ async fn row(
             row.lag_events = Some(behind.iter().map(|(_, lag)| lag).sum());
             let mut oldest: Option<Timestamp> = None;
             for (partition, _) in behind.iter().filter(|(_, lag)| *lag > 0) {
-                let from = at(partition).max(extents.get(*partition as usize).map_or(0, |extent| extent.start));
-                let recorded = recorded_at(hub, &topic, *partition, from).await?;
+                let start = extents.get(*partition as usize).map_or(0, |extent| extent.start);
+                let recorded = match recorded_at(&*hub.log, &topic, *partition, at(partition)).await {
+                    // It has left the log, and is in no archive either.
+                    Err(_) if at(partition) < start => recorded_at(&*hub.log, &topic, *partition, start).await?,
+                    found => found?,
+                };
                 oldest = oldest.into_iter().chain(recorded).min();
             }
             row.lag_seconds = Some(oldest.map_or(0.0, |at| hub.env.now().since(at).as_secs_f64()));
@@ -127,13 +131,13 @@ async fn row(
 }
 
 /// When the log took the event at an offset.
-async fn recorded_at(
-    hub: &Hub,
+pub(crate) async fn recorded_at(
+    log: &dyn EventLog,
     topic: &Topic,
     partition: Partition,
     offset: Offset,
 ) -> Result<Option<Timestamp>, HubError> {
-    let mut reader = hub.log.read(topic, partition, offset..offset + 1).await?;
+    let mut reader = log.read(topic, partition, offset..offset + 1).await?;
     let mut records = Records::new();
     reader.fetch(&mut records, Limits { records: 1, bytes: 1 }).await?;
     Ok(records.get(0).map(|record| record.recorded))

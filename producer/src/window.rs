@@ -145,7 +145,7 @@ impl Window {
             return Ok(());
         }
         let topic = collection.topic();
-        let extents = log.extents(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
+        let extents = log.recent(&topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
         let each = (self.size / extents.len().max(1)) as i64;
         let known = tails.get(collection).map_or(&[][..], |tail| &tail.next);
         for (partition, extent) in (0..).zip(&extents) {

@@ -75,7 +75,7 @@ impl History {
         }
         let frame = context.sql_with_options(sql, reading_only()).await.map_err(|e| sql_error(&e))?;
         let schema = Arc::new(frame.schema().as_arrow().clone());
-        let batches = frame.collect().await.map_err(|e| sql_error(&e))?;
+        let batches = frame.collect().await.map_err(log_or_sql)?;
         Ok(Answer { schema, batches })
     }
 
@@ -192,6 +192,19 @@ fn reading_only() -> datafusion::execution::context::SQLOptions {
         .with_allow_ddl(false)
         .with_allow_dml(false)
         .with_allow_statements(false)
+}
+
+/// A statement that failed because the log did says so as the log does.
+fn log_or_sql(error: datafusion::error::DataFusionError) -> QueryError {
+    use datafusion::error::DataFusionError;
+    match error {
+        DataFusionError::External(source) => match source.downcast::<QueryError>() {
+            Ok(ours) => *ours,
+            Err(other) => sql_error(&DataFusionError::External(other)),
+        },
+        DataFusionError::Context(_, inner) => log_or_sql(*inner),
+        other => sql_error(&other),
+    }
 }
 
 fn sql_error(error: &datafusion::error::DataFusionError) -> QueryError {

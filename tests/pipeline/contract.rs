@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use primal_core::error::LogError;
 use primal_core::keyed::Keyed;
-use primal_core::log::{Change, EventLog, Limits, Member, Subscription, TopicPartition, TopicSpec, partition_of};
+use primal_core::log::{
+    Change, EventLog, Extent, Limits, Member, Retention, Subscription, TopicPartition, TopicSpec, partition_of,
+};
 use primal_core::record::NewRecord;
 use primal_core::{Collection, Env, Records, Topic, header};
 use primal_log_embedded::EmbeddedLog;
@@ -119,6 +121,36 @@ async fn moments_become_offsets() {
         assert_eq!(log.offsets_at(&topic, between).await.unwrap(), [1]);
         assert_eq!(log.offsets_at(&topic, primal_core::Timestamp(0)).await.unwrap(), [0]);
         assert_eq!(log.offsets_at(&topic, Env::system().now()).await.unwrap(), [2]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_is_gone_and_the_rest_stays() {
+    for (name, log, _folder) in logs().await {
+        println!("{name}");
+        let topic = topic(&*log, 1).await;
+        let batch = |from: usize| (from..from + 100).map(|i| record(&topic, None, &format!("k{i}"), "{}")).collect();
+        for from in [0, 100, 200, 300] {
+            log.append(batch(from)).await.unwrap();
+        }
+        assert_eq!(log.retention(&topic).await.unwrap(), Retention::default());
+        let mut early = log.read(&topic, 0, 0..400).await.unwrap();
+        let start = log.truncate(&topic, 0, 250).await.unwrap();
+        assert!((101..=250).contains(&start), "{start}");
+        assert_eq!(log.extents(&topic).await.unwrap().unwrap(), [Extent { start, end: 400 }]);
+        let gone = log.read(&topic, 0, start - 1..400).await.err().unwrap();
+        assert!(matches!(gone, LogError::OutOfRange { start: from, end: 400, .. } if from == start), "{gone}");
+        assert_eq!(read(&*log, &topic, 0, start..400).await.len() as i64, 400 - start);
+        // Whoever reads there already is not led past it. (Kafka's clients have it in memory.)
+        if name == "embedded" {
+            let read = early.fetch(&mut Records::new(), SOME).await;
+            assert!(matches!(read, Err(LogError::OutOfRange { wanted: 0, .. })), "{read:?}");
+        }
+        assert_eq!(log.truncate(&topic, 0, 400).await.unwrap(), 400);
+        assert_eq!(log.truncate(&topic, 0, 10).await.unwrap(), 400);
+        assert_eq!(log.offsets_at(&topic, primal_core::Timestamp(0)).await.unwrap(), [400]);
+        assert_eq!(log.append(batch(400)).await.unwrap()[0].offset, 400);
+        assert_eq!(read(&*log, &topic, 0, 400..500).await.len(), 100);
     }
 }
 

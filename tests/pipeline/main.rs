@@ -8,6 +8,7 @@
     reason = "a test that fails says so by panicking"
 )]
 
+mod archive;
 mod contract;
 mod kafka;
 mod letters;

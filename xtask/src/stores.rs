@@ -21,6 +21,9 @@ const OWN_SERVERS: &[(&str, &str)] = &[
     ("qdrant", "qdrant"),
 ];
 
+/// Servers of tests that are no stores', by the module of the tests: the archive on S3. Only `--all` runs them.
+pub const LONG: &[&str] = &["seaweedfs"];
+
 const VERIFIED: &str = "tests/verified";
 
 /// What is tested.
@@ -37,6 +40,9 @@ pub struct Chosen {
 pub fn choose(all: bool) -> Result<Chosen> {
     let (now, then) = (digests()?, recorded());
     let mut chosen = Chosen { stores: Vec::new(), left_out: Vec::new(), servers: Vec::new() };
+    if all {
+        chosen.servers.extend(LONG);
+    }
     for (store, family) in primal_registry::KNOWN {
         let server = OWN_SERVERS.iter().find(|(name, _)| name == store).map(|(_, server)| *server);
         if server.is_some() && !all && now.get(*family) == then.get(*family) {

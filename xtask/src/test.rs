@@ -24,6 +24,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let names = chosen.left_out.join(", ");
         say(&format!("left out, unchanged since all stores were tested: {names}; --all tests them too"));
     }
+    if !arguments.all {
+        say(&format!("left out: tests on {}; --all runs them too", stores::LONG.join(", ")));
+    }
     for server in SERVERS.iter().chain(&chosen.servers) {
         say(&format!("server {server}: fetching what is missing"));
         let status = Command::new(root().join("tests/servers").join(server)).arg("fetch").status()?;
@@ -36,7 +39,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (mut passed, mut failed) = (0, 0);
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast", "--"]);
     tests.env("PRIMALCORE_TEST_STORES", chosen.stores.join(","));
-    for store in &chosen.left_out {
+    let long = stores::LONG.iter().filter(|_| !arguments.all);
+    for store in chosen.left_out.iter().chain(long) {
         // The tests of one store are in a module of its name.
         tests.args(["--skip", &format!("{store}::")]);
     }

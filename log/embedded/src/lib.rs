@@ -28,6 +28,9 @@ use crate::file::failed;
 use crate::reader::Reader;
 use crate::writer::{Append, Writer};
 
+/// Batches that are dropped in one transaction: appends wait that long, at most.
+const DROPPED_AT_ONCE: u32 = 256;
+
 /// Where the log is.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
@@ -125,17 +128,50 @@ impl EventLog for EmbeddedLog {
     async fn extents(&self, topic: &Topic) -> Result<Option<Vec<Extent>>, LogError> {
         let Some(known) = self.inner.known(topic).await? else { return Ok(None) };
         let mut extents = vec![Extent { start: 0, end: 0 }; known.partitions as usize];
-        let rows = sqlx::query("SELECT partition, next FROM ends WHERE topic = ?")
+        // Where a topic is not compacted, its first batch says what was dropped before it.
+        let start = "CASE WHEN ?2 THEN 0 ELSE ifnull((SELECT min(base) FROM batches b \
+             WHERE b.topic = e.topic AND b.partition = e.partition), next) END";
+        let query = format!("SELECT partition, next, {start} FROM ends e WHERE topic = ?1");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query))
             .bind(known.id)
+            .bind(known.compacted)
             .fetch_all(&self.inner.pool)
             .await
             .map_err(failed)?;
         for row in rows {
             if let Some(extent) = extents.get_mut(row.get::<i64, _>(0) as usize) {
-                extent.end = row.get(1);
+                *extent = Extent { start: row.get(2), end: row.get(1) };
             }
         }
         Ok(Some(extents))
+    }
+
+    /// Whole batches go: the one that holds the record before `before` stays if it holds later ones too. The file does not
+    /// become smaller; what comes next is written into the room.
+    async fn truncate(&self, topic: &Topic, partition: Partition, before: Offset) -> Result<Offset, LogError> {
+        let known = self.inner.known(topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
+        if known.compacted {
+            return Err(LogError::Refused(format!("{topic} is compacted: its records go one by one")));
+        }
+        let first = "SELECT base FROM batches WHERE topic = ?1 AND partition = ?2 AND base < coalesce( \
+             (SELECT max(base) FROM batches WHERE topic = ?1 AND partition = ?2 AND base <= ?3 AND \
+              ?3 < (SELECT next FROM ends WHERE topic = ?1 AND partition = ?2)), ?3) ORDER BY base LIMIT ?4";
+        let query = format!("DELETE FROM batches WHERE topic = ?1 AND partition = ?2 AND base IN ({first})");
+        loop {
+            let deleted = sqlx::query(sqlx::AssertSqlSafe(&*query))
+                .bind(known.id)
+                .bind(partition)
+                .bind(before)
+                .bind(DROPPED_AT_ONCE)
+                .execute(&self.inner.pool)
+                .await
+                .map_err(failed)?;
+            if deleted.rows_affected() < u64::from(DROPPED_AT_ONCE) {
+                break;
+            }
+        }
+        let extents = self.extents(topic).await?.unwrap_or_default();
+        Ok(extents.get(partition as usize).map_or(before, |extent| extent.start))
     }
 
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Appended>, AppendError> {
@@ -176,13 +212,13 @@ impl EventLog for EmbeddedLog {
         range: Range<Offset>,
     ) -> Result<Box<dyn PartitionReader>, LogError> {
         let known = self.inner.known(topic).await?.ok_or_else(|| LogError::NoTopic(topic.clone()))?;
-        let end = self.extents(topic).await?.and_then(|extents| extents.get(partition as usize).map(|e| e.end));
-        let Some(end) = end else {
+        let extent = self.extents(topic).await?.and_then(|extents| extents.get(partition as usize).copied());
+        let Some(Extent { start, end }) = extent else {
             return Err(LogError::Internal(format!("{topic} has no partition {partition}")));
         };
-        if range.start > end || range.start < 0 {
+        if !(start..=end).contains(&range.start) {
             let (topic, wanted) = (topic.clone(), range.start);
-            return Err(LogError::OutOfRange { topic, partition, wanted, start: 0, end });
+            return Err(LogError::OutOfRange { topic, partition, wanted, start, end });
         }
         Ok(Box::new(Reader::new(
             self.inner.pool.clone(),

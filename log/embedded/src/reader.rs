@@ -19,7 +19,7 @@ pub(crate) struct Reader {
     pool: SqlitePool,
     shared: Arc<Shared>,
     topic: Topic,
-    id: i64,
+    known: Known,
     partition: Partition,
     next: Offset,
     end: Offset,
@@ -38,7 +38,7 @@ impl Reader {
         range: Range<Offset>,
     ) -> Self {
         let bell = shared.listen();
-        Reader { pool, shared, topic, id: known.id, partition, next: range.start, end: range.end, bell, rest: None }
+        Reader { pool, shared, topic, known, partition, next: range.start, end: range.end, bell, rest: None }
     }
 
     /// Takes what is left of the row at hand. Nothing in here waits, so nothing can be half taken.
@@ -61,11 +61,12 @@ impl Reader {
     async fn query(&mut self, into: &mut Records, limits: Limits) -> Result<(), LogError> {
         let pool = self.pool.clone();
         let mut rows = sqlx::query(
-            "SELECT base, recorded, checksum, body FROM batches WHERE topic = ?1 AND partition = ?2 AND base < ?4 \
+            "SELECT base, recorded, checksum, body, \
+             (SELECT min(base) FROM batches WHERE topic = ?1 AND partition = ?2) FROM batches WHERE topic = ?1 AND partition = ?2 AND base < ?4 \
              AND base >= ifnull((SELECT max(base) FROM batches WHERE topic = ?1 AND partition = ?2 AND base <= ?3), 0) \
              ORDER BY base LIMIT 256",
         )
-        .bind(self.id)
+        .bind(self.known.id)
         .bind(self.partition)
         .bind(self.next)
         .bind(self.end)
@@ -75,6 +76,9 @@ impl Reader {
             if i64::from(crc32fast::hash(&body)) != row.get::<i64, _>(2) {
                 return Err(damaged(&self.topic, self.partition, base));
             }
+            if base > self.next {
+                self.check_start(row.get(4))?;
+            }
             self.rest = Some(Cursor::new(body, base, Timestamp(row.get(1))));
             self.drain(into, limits)?;
             if self.rest.is_some() {
@@ -82,6 +86,24 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Whether the log, whose first batch is this one, still has the offset that comes next. What is dropped is dropped
+    /// from the beginning; what is missing behind that was compacted away.
+    fn check_start(&self, first: Option<Offset>) -> Result<(), LogError> {
+        let end = self.shared.end(self.known.id, self.partition);
+        let start = first.unwrap_or(end);
+        if self.known.compacted || start <= self.next {
+            return Ok(());
+        }
+        let (topic, partition, wanted) = (self.topic.clone(), self.partition, self.next);
+        Err(LogError::OutOfRange { topic, partition, wanted, start, end })
+    }
+
+    async fn first(&self) -> Result<Option<Offset>, LogError> {
+        let first = sqlx::query("SELECT min(base) FROM batches WHERE topic = ? AND partition = ?");
+        let row = first.bind(self.known.id).bind(self.partition).fetch_one(&self.pool).await.map_err(failed)?;
+        Ok(row.get(0))
     }
 }
 
@@ -99,11 +121,14 @@ impl PartitionReader for Reader {
             }
             self.bell.borrow_and_update();
             // Read before the query, so that what is found missing was missing for good: compacted away.
-            let known = self.shared.end(self.id, self.partition).min(self.end);
+            let known = self.shared.end(self.known.id, self.partition).min(self.end);
             if self.next < known {
                 self.query(into, limits).await?;
                 if into.len() > had {
                     return Ok(true);
+                }
+                if self.next < known {
+                    self.check_start(self.first().await?)?;
                 }
                 self.next = self.next.max(known);
                 into.advance_to(self.next);

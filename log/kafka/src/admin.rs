@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use primal_core::error::LogError;
-use primal_core::log::{Extent, TopicSpec};
-use primal_core::{Offset, Timestamp, Topic};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use primal_core::log::{Extent, Retention, TopicSpec};
+use primal_core::{Offset, Partition, Timestamp, Topic};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
@@ -49,8 +49,7 @@ impl Admin {
             true => new.set("cleanup.policy", "compact").set("segment.bytes", "16777216"),
             false => new.set("cleanup.policy", "delete").set("retention.ms", "-1").set("retention.bytes", "-1"),
         };
-        let options = AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL));
-        let results = self.admin.create_topics([&new], &options).await.map_err(|e| failed(Some(topic), &e))?;
+        let results = self.admin.create_topics([&new], &options()).await.map_err(|e| failed(Some(topic), &e))?;
         for result in results {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -119,6 +118,43 @@ impl Admin {
         Ok(found.into_iter().zip(&extents).map(|(offset, extent)| offset.unwrap_or(extent.end)).collect())
     }
 
+    /// How long the topic's settings keep its records; a negative number means for ever.
+    pub(crate) async fn retention(&self, topic: &Topic) -> Result<Retention, LogError> {
+        let name = self.config.topic(topic);
+        let asked = [ResourceSpecifier::Topic(&name)];
+        let told = self.admin.describe_configs(&asked, &options()).await.map_err(|e| failed(Some(topic), &e))?.pop();
+        let settings = match told {
+            Some(Ok(settings)) => settings,
+            Some(Err(code)) => return Err(LogError::Unavailable(format!("topic {name} was not described: {code}"))),
+            None => return Ok(Retention::default()),
+        };
+        let setting = |name| settings.get(name).and_then(|entry| entry.value.as_deref());
+        if setting("cleanup.policy").is_some_and(|policy| !policy.contains("delete")) {
+            return Ok(Retention::default());
+        }
+        let number = |name| setting(name).and_then(|value| value.parse::<u64>().ok());
+        Ok(Retention { time: number("retention.ms").map(Duration::from_millis), bytes: number("retention.bytes") })
+    }
+
+    /// Has the brokers drop what lies before an offset; the first one that is left.
+    pub(crate) async fn truncate(
+        &self,
+        topic: &Topic,
+        partition: Partition,
+        before: Offset,
+    ) -> Result<Offset, LogError> {
+        let name = self.config.topic(topic);
+        let mut cut = TopicPartitionList::new();
+        cut.add_partition_offset(&name, partition, At::Offset(before)).map_err(|e| failed(Some(topic), &e))?;
+        let done = self.admin.delete_records(&cut, &options()).await.map_err(|e| failed(Some(topic), &e))?;
+        let Some(entry) = done.find_partition(&name, partition) else { return Ok(before) };
+        entry.error().map_err(|e| failed(Some(topic), &e))?;
+        match entry.offset() {
+            At::Offset(start) => Ok(start),
+            _ => Ok(before),
+        }
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         call: impl FnOnce(&BaseConsumer<Quiet>) -> Result<T, KafkaError> + Send + 'static,
@@ -129,6 +165,10 @@ impl Admin {
             Err(_) => Err(KafkaError::Canceled),
         }
     }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(CALL)).request_timeout(Some(CALL))
 }
 
 /// One request to each broker, however many partitions there are: for partition 0, 1, … the first offset at or after a

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use primal_core::error::{AppendError, LogError};
-use primal_core::log::{Appended, EventLog, Extent, Member, PartitionReader, Subscription, TopicSpec};
+use primal_core::log::{Appended, EventLog, Extent, Member, PartitionReader, Retention, Subscription, TopicSpec};
 use primal_core::record::NewRecord;
 use primal_core::{Offset, Partition, Timestamp, Topic};
 use rdkafka::client::ClientContext;
@@ -112,6 +112,14 @@ impl EventLog for KafkaLog {
 
     async fn extents(&self, topic: &Topic) -> Result<Option<Vec<Extent>>, LogError> {
         self.admin.extents(topic).await
+    }
+
+    async fn retention(&self, topic: &Topic) -> Result<Retention, LogError> {
+        self.admin.retention(topic).await
+    }
+
+    async fn truncate(&self, topic: &Topic, partition: Partition, before: Offset) -> Result<Offset, LogError> {
+        self.admin.truncate(topic, partition, before).await
     }
 
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Appended>, AppendError> {

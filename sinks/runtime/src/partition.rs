@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hashbrown::HashSet;
 use primal_core::error::LogError;
-use primal_core::log::{Limits, PartitionReader, TopicPartition};
+use primal_core::log::{Extent, Limits, PartitionReader, TopicPartition};
 use primal_core::sink::Build;
 use primal_core::{Epochs, Fault, Offset, Position, Records, Retry, SinkError, Target};
 use tokio::sync::{mpsc, oneshot};
@@ -102,12 +102,22 @@ impl PartitionTask {
         }
     }
 
+    /// What there is to read. The log's archive is looked at only where the log itself begins too late.
+    async fn extent(&self, offset: Offset) -> Result<Option<Extent>, LogError> {
+        let (log, topic) = (&self.shared.log, &self.place.topic);
+        let ours = |extents: Vec<Extent>| extents.get(self.place.partition as usize).copied();
+        match log.recent(topic).await?.and_then(ours) {
+            Some(extent) if offset < extent.start => Ok(log.extents(topic).await?.and_then(ours)),
+            found => Ok(found),
+        }
+    }
+
     /// Where to read from, or why the log cannot serve that.
     async fn resume_at(&self, position: Option<Position>) -> Result<Offset, Ended> {
+        let offset = self.epochs.resume(position);
         let extent = loop {
-            match self.shared.log.extents(&self.place.topic).await {
-                Ok(Some(extents)) => break extents.get(self.place.partition as usize).copied(),
-                Ok(None) => break None,
+            match self.extent(offset).await {
+                Ok(extent) => break extent,
                 Err(error) if error.is_passing() => self.wait_for_log(&error).await?,
                 Err(error) => return Err(Ended::Failed(error.to_string())),
             }
@@ -123,7 +133,6 @@ impl PartitionTask {
             )));
         }
         let rebuild = format!("`replay --sink {name} --collection {topic} --from earliest --mode shadow --execute`");
-        let offset = self.epochs.resume(position);
         if offset < extent.start {
             return Err(Ended::Failed(format!(
                 "offsets [{offset}, {}) of {topic}/{partition} are no longer in the log (retention), but {name} has not \
@@ -231,7 +240,7 @@ impl PartitionTask {
     /// Whether the log has events that were not delivered in all that time: then reading begins anew. What lies at the end
     /// may be no events at all (marks of transactions), so that is done once for each end.
     async fn listen(&self, position: Option<Position>) -> Result<(), Ended> {
-        let asked = self.shared.log.extents(&self.place.topic);
+        let asked = self.shared.log.recent(&self.place.topic);
         let Some(Ok(Some(extents))) = self.cancel.run_until_cancelled(asked).await else { return Ok(()) };
         let end = extents.get(self.place.partition as usize).map_or(0, |extent| extent.end);
         if end > self.epochs.resume(position) && self.reread.swap(end, Ordering::Relaxed) != end {
