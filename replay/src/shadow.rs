@@ -230,7 +230,11 @@ impl Replay {
         progress: &Arc<dyn Progress>,
     ) -> Result<CaughtUp, ReplayError> {
         let added = self.extend(request, ranges).await?;
-        self.fill(request, target, ranges, progress).await?;
+        // A few events against live writes: whoever rests meanwhile never overtakes them.
+        self.job.lift(added <= NEARLY);
+        let filled = self.fill(request, target, ranges, progress).await;
+        self.job.lift(false);
+        filled?;
         self.take_in_passed(request, target, ranges).await?;
         let swapped = self.swapping()?.swap(target, true).await?;
         Ok(match (swapped, added) {

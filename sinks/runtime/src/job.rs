@@ -98,6 +98,11 @@ impl Job {
         self.shared.gate.pace()
     }
 
+    /// Lets the rate and the share of the store's time not count, or count again; pauses do in any case.
+    pub fn lift(&self, lifted: bool) {
+        self.shared.gate.lift(lifted);
+    }
+
     /// Stops before the next batch, or goes on.
     pub fn pause(&self, paused: bool) {
         self.shared.gate.pause(paused);

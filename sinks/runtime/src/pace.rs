@@ -1,6 +1,7 @@
 //! How hard a job may push a store: events per second over all partitions, a share of the store's time, and pauses.
 //! Workers have no limits.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub(crate) struct Gate {
     /// One write at a time, where the store's time is shared.
     turn: tokio::sync::Mutex<()>,
     paused: watch::Sender<bool>,
+    /// Whether the limits do not count now; a pause does.
+    lifted: AtomicBool,
     stood: Mutex<Stood>,
 }
 
@@ -73,12 +76,21 @@ impl Gate {
             next: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             paused: watch::Sender::new(false),
+            lifted: AtomicBool::new(false),
             stood: Mutex::default(),
         }
     }
 
     pub(crate) fn pace(&self) -> Pace {
         self.pace
+    }
+
+    pub(crate) fn lift(&self, lifted: bool) {
+        self.lifted.store(lifted, Ordering::Relaxed);
+    }
+
+    fn is_lifted(&self) -> bool {
+        self.lifted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn batch_limit(&self, most: usize) -> usize {
@@ -116,7 +128,7 @@ impl Gate {
     }
 
     pub(crate) async fn turn(&self) -> Turn<'_> {
-        match self.pace.budget {
+        match self.pace.budget.filter(|_| !self.is_lifted()) {
             Some(_) => Turn(Some(self.turn.lock().await)),
             None => Turn(None),
         }
@@ -124,7 +136,7 @@ impl Gate {
 
     /// Leaves the store alone in proportion to what a write took.
     pub(crate) async fn rest(&self, turn: Turn<'_>, took: Duration) {
-        if let (Some(budget), Some(_one_at_a_time)) = (self.pace.budget, &turn.0) {
+        if let (Some(budget), Some(_one_at_a_time), false) = (self.pace.budget, &turn.0, self.is_lifted()) {
             tokio::time::sleep(took.mul_f64((1.0 - budget) / budget)).await;
         }
     }
@@ -136,7 +148,7 @@ impl Gate {
 
     /// A place for so many events behind those that have one.
     fn slot(&self, events: usize) -> Option<Instant> {
-        let rate = self.pace.rate?;
+        let rate = self.pace.rate.filter(|_| !self.is_lifted())?;
         let now = Instant::now();
         let mut next = lock(&self.next);
         let earliest = now.checked_sub(BURST).unwrap_or(now);
@@ -216,6 +228,23 @@ mod tests {
             }
         );
         assert_eq!(started.elapsed().as_millis(), 3_200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lifted_limits_do_not_count() {
+        let gate = Gate::new(Pace { rate: Some(1.0), budget: Some(0.01) });
+        gate.lift(true);
+        let started = Instant::now();
+        for _ in 0..10 {
+            gate.admit(100).await;
+            let turn = gate.turn().await;
+            gate.rest(turn, Duration::from_secs(1)).await;
+        }
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        gate.lift(false);
+        let turn = gate.turn().await;
+        gate.rest(turn, Duration::from_secs(1)).await;
+        assert_eq!(started.elapsed(), Duration::from_secs(99));
     }
 
     #[tokio::test(start_paused = true)]
