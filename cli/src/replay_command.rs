@@ -188,6 +188,7 @@ impl Replay {
                 ModeName::Repair => Mode::Repair,
             }),
             into: self.into.clone(),
+            rollback: self.rollback,
             rate: self.rate,
             budget: self.budget,
             window: self.window,
@@ -198,10 +199,9 @@ impl Replay {
         for lane in lanes {
             for request in &lane.requests {
                 let (sink, collection) = (&lane.sink.name, &request.feed.collection);
-                let mut board = hub.replays().await?;
-                board.free(sink, collection.as_str()).await?;
-                let generation = lane.replay.rollback(request).await?;
-                board.note(spec, doing::rolled_back(sink, collection.as_str())).await?;
+                let parts = vec![doing::rolled_back(sink, collection.as_str())];
+                let claim = hub.replays().await?.claim(spec, parts, true).await?;
+                let generation = claim.during(lane.replay.rollback(request)).await?;
                 if self.json {
                     output::json(&serde_json::json!({
                         "sink": sink, "collection": collection.as_str(), "generation": generation

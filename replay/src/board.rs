@@ -50,8 +50,8 @@ impl Row {
 
 /// All jobs, as far as the log was read.
 pub struct Board {
-    log: Arc<dyn EventLog>,
-    env: Env,
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) env: Env,
     here: Here,
     next: Offset,
     rows: BTreeMap<String, Row>,
@@ -218,7 +218,7 @@ impl Board {
         let digest = spec.digest();
         let same = |job: &Job| {
             let row = self.rows.get(&job.id).and_then(Row::latest);
-            job.state.is_resumable() && row.is_some_and(|(head, _)| head.digest == digest)
+            job.is_resumable() && row.is_some_and(|(head, _)| head.digest == digest)
         };
         let earlier = if anew { None } else { self.jobs().into_iter().find(same) };
         self.hold(spec, parts, earlier).await
@@ -302,27 +302,6 @@ impl Board {
         Ok(())
     }
 
-    /// Writes down what is done already.
-    ///
-    /// # Errors
-    /// The log's.
-    pub async fn note(self, spec: &Spec, part: Part) -> Result<(), ReplayError> {
-        let ended = Some(self.env.now().0);
-        let mut claim = self.hold(spec, vec![Part { state: State::Done, ended, ..part.clone() }], None).await?;
-        let parts = claim.parts.clone();
-        claim.beat(State::Done, parts).await
-    }
-
-    /// Makes sure that no process is at a target.
-    ///
-    /// # Errors
-    /// One is.
-    pub async fn free(&mut self, sink: &str, collection: &str) -> Result<(), ReplayError> {
-        self.refresh().await?;
-        let part = Part { sink: sink.to_owned(), collection: collection.to_owned(), ..Part::default() };
-        self.rival(&[part], "", Offset::MAX).map_or(Ok(()), |rival| Err(Board::refused(rival)))
-    }
-
     /// Whether a process is at a target.
     pub fn is_taken(&self, sink: &str, collection: &str) -> bool {
         let part = Part { sink: sink.to_owned(), collection: collection.to_owned(), ..Part::default() };
@@ -336,6 +315,10 @@ impl Board {
         for job in self.jobs() {
             for part in &job.parts {
                 if part.target() != (sink, collection) || matches!(part.mode, Some(Mode::Repair | Mode::Copy)) {
+                    continue;
+                }
+                // A rollback that failed has built nothing.
+                if part.mode.is_none() && !part.is_over() {
                     continue;
                 }
                 match part.ended.filter(|_| part.is_over()) {
@@ -381,6 +364,35 @@ impl Claim {
         Ok(())
     }
 
+    /// Does one act of a store under the claim, and writes down how it ended.
+    ///
+    /// # Errors
+    /// The act's, or the log's.
+    pub async fn during<T>(mut self, act: impl Future<Output = Result<T, ReplayError>>) -> Result<T, ReplayError> {
+        let mut parts = self.parts.clone();
+        parts.iter_mut().for_each(|part| part.state = State::Running);
+        self.beat(State::Running, parts.clone()).await?;
+        let mut act = std::pin::pin!(act);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut act => break ended,
+                () = tokio::time::sleep(SILENT / 10) => {
+                    if let Err(error) = self.beat(State::Running, parts.clone()).await {
+                        tracing::debug!(%error, "the progress of the job cannot be written");
+                    }
+                }
+            }
+        };
+        let state = if ended.is_ok() { State::Done } else { State::Failed };
+        for part in &mut parts {
+            part.state = state;
+            part.ended = Some(self.board.env.now().0);
+            part.error = ended.as_ref().err().map(ToString::to_string);
+        }
+        self.beat(state, parts).await?;
+        ended
+    }
+
     /// What is asked of it, if anything is.
     ///
     /// # Errors
@@ -396,7 +408,7 @@ impl Claim {
     }
 }
 
-fn row<T: Serialize>(id: &str, what: &str, value: Option<&T>) -> Result<NewRecord, ReplayError> {
+pub(crate) fn row<T: Serialize>(id: &str, what: &str, value: Option<&T>) -> Result<NewRecord, ReplayError> {
     let value = value.map(serde_json::to_vec).transpose().map_err(|e| ReplayError::Failed(e.to_string()))?;
     let key = Some(format!("{id}/{what}").into_bytes());
     Ok(NewRecord { topic: Topic::replays(), partition: Some(0), key, value, headers: Vec::new() })
@@ -517,6 +529,55 @@ mod tests {
         let mut again = world.board(3).await.claim(&spec("earliest"), vec![part("a")], false).await.unwrap();
         assert!(again.resumes);
         assert_eq!(again.wish().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_rollback_holds_its_target_and_is_not_taken_up_by_a_rebuild() {
+        let world = World::new().await;
+        let spec_of = Spec { rollback: true, ..spec("earliest") };
+        let back = Part { mode: None, ..part("a") };
+        let claim = world.board(1).await.claim(&spec_of, vec![back.clone()], true).await.unwrap();
+        let meanwhile = async {
+            let told = refused(world.board(2).await.claim(&spec("earliest"), vec![part("a")], false).await);
+            assert!(told.starts_with("a into pg is being replayed by"), "{told}");
+            Err::<(), _>(ReplayError::Usage("no generation before it".to_owned()))
+        };
+        assert!(claim.during(meanwhile).await.is_err());
+        let job = world.board(3).await.jobs().remove(0);
+        assert_eq!((job.state, job.is_resumable()), (State::Failed, false));
+        assert_eq!(world.board(3).await.last("pg", "a"), (None, None));
+        let rebuild = world.board(4).await.claim(&spec("earliest"), vec![part("a")], false).await.unwrap();
+        assert!(!rebuild.resumes);
+        refused(world.board(5).await.claim(&spec_of, vec![back], true).await);
+    }
+
+    #[tokio::test]
+    async fn records_of_old_ended_jobs_are_removed_and_others_stay() {
+        let world = World::new().await;
+        let mut ids = Vec::new();
+        for (collection, state) in
+            [("a", State::Done), ("b", State::Cancelled), ("c", State::Failed), ("d", State::Done)]
+        {
+            let parts = vec![Part { state, ..part(collection) }];
+            let mut claim =
+                world.board(1 + ids.len() as u64).await.claim(&spec(collection), parts.clone(), true).await.unwrap();
+            claim.beat(state, parts).await.unwrap();
+            ids.push(claim.id().to_owned());
+        }
+        let day = Duration::from_secs(86_400);
+        let mut board = world.board(9).await;
+        assert!(board.ended(day, |_| true).is_empty());
+        world.pass(day);
+        let old = board.ended(day, |part| part.collection != "d");
+        assert_eq!(old.len(), 2);
+        board.forget(&old).await.unwrap();
+        for board in [board, world.board(10).await] {
+            let mut left: Vec<String> = board.jobs().into_iter().map(|job| job.id).collect();
+            left.sort();
+            let mut kept = ids[2..].to_vec();
+            kept.sort();
+            assert_eq!(left, kept);
+        }
     }
 
     #[test]

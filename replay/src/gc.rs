@@ -1,4 +1,5 @@
-//! What replays have left in a store: the generation before the live one, and rebuilds that nobody finishes.
+//! What replays have left: in a store the generation before the live one, and rebuilds that nobody finishes; in the log the
+//! records of jobs that have ended.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use primal_core::{Env, Timestamp};
 use primal_runtime::Feed;
 use serde::Serialize;
 
-use crate::board::Board;
+use crate::board::{Board, row};
+use crate::jobs::{Job, Part, State};
 use crate::{Replay, ReplayError};
 
 /// Why a generation is there.
@@ -82,6 +84,30 @@ impl Replay {
         let target = feed.target(&self.name, Build::Beside(left.generation));
         self.swapping()?.discard(&target).await?;
         Ok(())
+    }
+}
+
+impl Board {
+    /// The jobs that are done or cancelled, were last heard of so long ago, and have only parts that `within` says yes to.
+    /// Nobody takes up such a job again.
+    pub fn ended(&self, older_than: Duration, within: impl Fn(&Part) -> bool) -> Vec<Job> {
+        let is_old = |job: &Job| self.env.now().since(job.heard) >= older_than;
+        let is_over = |job: &Job| matches!(job.state, State::Done | State::Cancelled);
+        let jobs = self.jobs().into_iter();
+        jobs.filter(|job| is_over(job) && is_old(job) && job.parts.iter().all(&within)).collect()
+    }
+
+    /// Removes the records of jobs.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn forget(&mut self, jobs: &[Job]) -> Result<(), ReplayError> {
+        for job in jobs {
+            let gone = ["beat", "wish", "job"].map(|what| row(&job.id, what, None::<&Job>));
+            let gone = gone.into_iter().collect::<Result<Vec<_>, _>>()?;
+            self.log.append(gone).await.map_err(|failed| failed.error)?;
+        }
+        Ok(self.refresh().await?)
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Spec {
     pub mode: Option<Mode>,
     /// The name of a copy.
     pub into: Option<String>,
+    /// Whether it makes the previous generation live again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rollback: bool,
     /// Events per second.
     pub rate: Option<f64>,
     /// The share of the store's time.
@@ -245,6 +248,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whether it can be taken up again; a rollback is given again instead.
+    pub fn is_resumable(&self) -> bool {
+        self.state.is_resumable() && !self.spec.rollback
+    }
+
     /// The parts that are at work.
     pub fn at_work(&self) -> impl Iterator<Item = &Part> {
         self.parts.iter().filter(|part| part.state.is_live() && part.state != State::Waiting)

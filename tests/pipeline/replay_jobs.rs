@@ -176,6 +176,7 @@ fn a_job_is_cancelled_and_its_build_collected(hub: Hub) {
     assert!(!gc(&[])[0]["old"].as_bool().unwrap());
     gc(&["--older-than", "0", "--execute"]);
     assert!(gc(&["--older-than", "0"]).is_empty());
+    assert!(list(&hub).is_empty(), "the record of the cancelled job goes with it");
     hub.verified(&["all"]);
 }
 

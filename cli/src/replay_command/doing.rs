@@ -26,7 +26,7 @@ pub(super) fn parts(lanes: &[Lane<'_>], plans: &[Plan]) -> Vec<Part> {
 
 /// The record of a rollback.
 pub(super) fn rolled_back(sink: &str, collection: &str) -> Part {
-    let phase = "rolled back".to_owned();
+    let phase = "rollback".to_owned();
     Part { sink: sink.to_owned(), collection: collection.to_owned(), phase, ..Part::default() }
 }
 

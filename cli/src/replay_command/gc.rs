@@ -1,10 +1,11 @@
 //! `replay gc`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use primal_replay::Garbage;
+use primal_replay::{Garbage, Part};
 use primal_runtime::Pace;
 
 use super::{feeds, span};
@@ -40,9 +41,11 @@ impl Gc {
         let mut board = hub.replays().await?;
         let cancel = interrupted();
         let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
         for sink in hub.sinks(&self.sinks)? {
             let replay = Arc::new(hub.replay(sink, Pace::default(), cancel.clone()).await?);
             for feed in feeds(&hub, sink, &self.collections)? {
+                seen.insert((sink.name.clone(), feed.collection.to_string()));
                 for left in replay.left(&feed, &board, self.older_than).await? {
                     found.push((replay.clone(), feed.clone(), left));
                 }
@@ -67,9 +70,16 @@ impl Gc {
             });
             output::table(&["sink", "collection", "at", "what", "since", "and"], cells.collect());
         }
+        // What is kept above is younger than that, and so is the job that says how old it is.
+        let narrowed = !self.sinks.is_empty() || !self.collections.is_empty();
+        let within = |part: &Part| !narrowed || seen.contains(&(part.sink.clone(), part.collection.clone()));
         let old = found.iter().filter(|(_, _, left)| left.old);
         if !self.execute {
-            output::remark(&format!("{} would be dropped; add --execute to do it", old.count()));
+            let records = board.ended(self.older_than, within).len();
+            output::remark(&format!(
+                "{} and the records of {records} ended jobs would be dropped; add --execute to do it",
+                old.count()
+            ));
             return Ok(());
         }
         let mut dropped = 0;
@@ -78,6 +88,10 @@ impl Gc {
             replay.drop_left(feed, &board, left).await?;
             dropped += 1;
         }
+        board.refresh().await?;
+        let ended = board.ended(self.older_than, within);
+        board.forget(&ended).await?;
+        output::remark(&format!("the records of {} ended jobs dropped", ended.len()));
         output::remark(&format!("{dropped} dropped; there is no --rollback to them any more"));
         Ok(())
     }

@@ -168,7 +168,7 @@ fn show(job: &Listed) {
     });
     let header = ["sink", "collection", "mode", "at", "state", "phase", "events", "rate", "ETA", "error"];
     output::table(&header, cells.collect());
-    if job.state.is_resumable() {
+    if job.is_resumable() {
         output::remark(&format!("`replay resume {}` goes on with it", job.id));
     }
 }
@@ -218,7 +218,13 @@ impl Which {
                 output::line(&format!("{} goes on", job.id));
                 return Ok(());
             }
-            state if state.is_resumable() => {}
+            _ if job.is_resumable() => {}
+            state if state.is_resumable() => {
+                return Err(Failure::usage(format!(
+                    "{} is a rollback; give the command with --rollback again",
+                    job.id
+                )));
+            }
             other => return Err(over(&job, other)),
         }
         let cancel = interrupted();
