@@ -4,8 +4,35 @@ use std::collections::BTreeMap;
 
 use crate::error::{AppendError, LogError};
 use crate::log::{EventLog, Limits, TopicSpec};
-use crate::record::{NewRecord, Records};
+use crate::record::{NewRecord, RecordRef, Records};
 use crate::{Offset, Topic};
+
+/// Reads a table's records from an offset to its end; the offset behind it, or `None` where there is no such topic.
+///
+/// What is written meanwhile is read too, until nothing was: a row that is written again behind the end that was seen first
+/// may be compacted away before that, and would seem not to be there.
+///
+/// # Errors
+/// The log's.
+pub async fn follow(
+    log: &dyn EventLog,
+    topic: &Topic,
+    from: Offset,
+    mut take: impl FnMut(RecordRef<'_>) + Send,
+) -> Result<Option<Offset>, LogError> {
+    let mut next = from;
+    let mut records = Records::new();
+    loop {
+        let Some(extents) = log.extents(topic).await? else { return Ok(None) };
+        let Some(extent) = extents.first().filter(|extent| extent.end > next) else { return Ok(Some(next)) };
+        let mut reader = log.read(topic, 0, next.max(extent.start)..extent.end).await?;
+        while reader.fetch(&mut records, Limits { records: 10_000, bytes: 4 << 20 }).await? {
+            records.iter().for_each(&mut take);
+            records.clear();
+        }
+        next = extent.end;
+    }
+}
 
 /// One table in the log.
 #[derive(Clone, Debug)]
@@ -30,22 +57,12 @@ impl Keyed {
     /// The log's.
     pub async fn changes(&mut self, log: &dyn EventLog) -> Result<BTreeMap<String, Option<Vec<u8>>>, LogError> {
         let mut rows = BTreeMap::new();
-        let extents = log.extents(&self.topic).await?.ok_or_else(|| LogError::NoTopic(self.topic.clone()))?;
-        let Some(extent) = extents.first() else { return Ok(rows) };
-        let start = self.next.max(extent.start);
-        if start >= extent.end {
-            return Ok(rows);
-        }
-        let mut reader = log.read(&self.topic, 0, start..extent.end).await?;
-        let mut records = Records::new();
-        while reader.fetch(&mut records, Limits { records: 10_000, bytes: 4 << 20 }).await? {
-            for record in records.iter() {
-                let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
-                rows.insert(key, record.value.map(<[u8]>::to_vec));
-            }
-            records.clear();
-        }
-        self.next = extent.end;
+        let take = |record: RecordRef<'_>| {
+            let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
+            rows.insert(key, record.value.map(<[u8]>::to_vec));
+        };
+        self.next =
+            follow(log, &self.topic, self.next, take).await?.ok_or_else(|| LogError::NoTopic(self.topic.clone()))?;
         Ok(rows)
     }
 

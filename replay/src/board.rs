@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use primal_core::log::{EventLog, Limits, TopicSpec};
+use primal_core::keyed;
+use primal_core::log::{EventLog, TopicSpec};
 use primal_core::nearest::hint;
 use primal_core::record::NewRecord;
-use primal_core::{Env, LogError, Offset, Records, Timestamp, Topic};
+use primal_core::{Env, LogError, Offset, RecordRef, Timestamp, Topic};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -85,48 +86,16 @@ impl Board {
     /// # Errors
     /// The log's.
     pub async fn refresh(&mut self) -> Result<(), LogError> {
-        let topic = Topic::replays();
-        let Some(extents) = self.log.extents(&topic).await? else { return Ok(()) };
-        let Some(extent) = extents.first() else { return Ok(()) };
-        let start = self.next.max(extent.start);
-        if start >= extent.end {
-            return Ok(());
-        }
-        let mut reader = self.log.read(&topic, 0, start..extent.end).await?;
-        let mut records = Records::new();
-        while reader.fetch(&mut records, Limits { records: 10_000, bytes: 4 << 20 }).await? {
-            for record in records.iter() {
-                let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
-                if let Some((id, what)) = key.split_once('/') {
-                    self.take(record.offset, id, what, record.value);
-                }
+        let rows = &mut self.rows;
+        let take = |record: RecordRef<'_>| {
+            let key = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
+            if let Some((id, what)) = key.split_once('/') {
+                take(rows, record.offset, id, what, record.value);
             }
-            records.clear();
-        }
-        self.next = extent.end;
+        };
+        let end = keyed::follow(&*self.log, &Topic::replays(), self.next, take).await?;
+        self.next = end.unwrap_or(self.next);
         Ok(())
-    }
-
-    fn take(&mut self, offset: Offset, id: &str, what: &str, value: Option<&[u8]>) {
-        fn read<T: DeserializeOwned>(value: Option<&[u8]>) -> Option<T> {
-            serde_json::from_slice(value?).ok()
-        }
-        let row = self.rows.entry(id.to_owned()).or_default();
-        match what {
-            "job" => match read(value) {
-                Some(head) => row.heads.push((offset, head)),
-                None => {
-                    self.rows.remove(id);
-                }
-            },
-            "beat" => {
-                if let Some(beat) = read::<Beat>(value) {
-                    row.beats.insert(beat.holder.clone(), beat);
-                }
-            }
-            "wish" => row.wish = read(value),
-            _ => {}
-        }
     }
 
     /// All jobs, those begun last first.
@@ -405,6 +374,29 @@ impl Claim {
             return Err(Board::refused(rival));
         }
         Ok(row.and_then(|row| row.wish))
+    }
+}
+
+/// Takes in a record of the board.
+fn take(rows: &mut BTreeMap<String, Row>, offset: Offset, id: &str, what: &str, value: Option<&[u8]>) {
+    fn read<T: DeserializeOwned>(value: Option<&[u8]>) -> Option<T> {
+        serde_json::from_slice(value?).ok()
+    }
+    let row = rows.entry(id.to_owned()).or_default();
+    match what {
+        "job" => match read(value) {
+            Some(head) => row.heads.push((offset, head)),
+            None => {
+                rows.remove(id);
+            }
+        },
+        "beat" => {
+            if let Some(beat) = read::<Beat>(value) {
+                row.beats.insert(beat.holder.clone(), beat);
+            }
+        }
+        "wish" => row.wish = read(value),
+        _ => {}
     }
 }
 

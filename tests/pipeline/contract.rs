@@ -237,3 +237,40 @@ async fn a_member_reads_what_comes_and_begins_anew_where_it_is_told() {
         subscription.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_written_again_while_its_table_is_read_is_not_missed() {
+    for (name, log, _folder) in logs().await {
+        let topic = Topic::status();
+        let table = Keyed::open(&*log, topic.clone()).await.unwrap();
+        let write = |number: u32| {
+            let row = ("busy".to_owned(), Some(number.to_string().into_bytes()));
+            let (table, log) = (table.clone(), log.clone());
+            async move { table.put(&*log, [row]).await.unwrap() }
+        };
+        // Rows that take a while to be read, in front of the one that moves.
+        let others: Vec<_> = (0..200).map(|i| (format!("calm-{i}"), Some(vec![b'x'; 1_000]))).collect();
+        table.put(&*log, others).await.unwrap();
+        write(0).await;
+        let stop = tokio_util::sync::CancellationToken::new();
+        let (ended, writing) = (stop.clone(), write);
+        let writer = async move {
+            let mut number = 1;
+            while ended.run_until_cancelled(tokio::time::sleep(Duration::from_millis(1))).await.is_some() {
+                writing(number).await;
+                number += 1;
+            }
+            number
+        };
+        let reader = async {
+            for _ in 0..200 {
+                let rows = Keyed::rows(&*log, topic.clone()).await.unwrap();
+                assert!(rows.contains_key("busy"), "{name}");
+                assert_eq!(rows.len(), 201, "{name}");
+            }
+            stop.cancel();
+        };
+        let (written, ()) = tokio::join!(writer, reader);
+        assert!(written > 5, "{name}: written {written} times");
+    }
+}
