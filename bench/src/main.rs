@@ -28,7 +28,7 @@ struct Bench {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Only these
-    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Part::Publish, Part::Memory, Part::Postgres, Part::Embedded, Part::Resident, Part::Past, Part::Replay])]
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Part::Publish, Part::Memory, Part::Postgres, Part::Embedded, Part::Resident])]
     only: Vec<Part>,
 }
 
@@ -46,9 +46,9 @@ enum Part {
     Resident,
     /// Kafka to every other store; only when asked for
     Stores,
-    /// Building PostgreSQL anew beside live traffic
+    /// Building PostgreSQL anew beside live traffic; only when asked for
     Replay,
-    /// States and statements as of moments chosen at random
+    /// States and statements as of moments chosen at random; only when asked for
     Past,
 }
 

@@ -58,8 +58,8 @@ pub async fn run(hub: primal_hub::Hub) -> Result<()> {
 
     let shelf: Arc<dyn Memory> = Arc::new(Shelf(history.clone(), source.clone()));
     let with = states(&hub, &found, &taken, Some(shelf), STATES).await?;
-    tell("state as of a random moment", with, "50");
-    tell("the same without snapshots", without, "no aim");
+    tell("state as of a random moment", with, Some("50"));
+    tell("the same without snapshots", without, None);
 
     let mut times = Vec::new();
     for number in 0..QUERIES {
@@ -68,7 +68,7 @@ pub async fn run(hub: primal_hub::Hub) -> Result<()> {
         history.query(std::slice::from_ref(&source), Some(at), GROUPED).await?;
         times.push(started.elapsed());
     }
-    tell("grouped query as of a random moment", times, "1,000");
+    tell("grouped query as of a random moment", times, Some("1,000"));
     Ok(())
 }
 
@@ -136,13 +136,14 @@ fn size(folder: &std::path::Path) -> Result<u64> {
     Ok(bytes)
 }
 
-fn tell(what: &str, times: Vec<Duration>, wanted: &str) {
+fn tell(what: &str, times: Vec<Duration>, wanted: Option<&str>) {
     let mut millis: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
     let middle = median(&mut millis);
     let place = (millis.len() * 95).div_ceil(100).saturating_sub(1);
     let (p95, most) = (millis.get(place).copied().unwrap_or(f64::NAN), millis.last().copied().unwrap_or(f64::NAN));
+    let wanted = wanted.map(|millis| format!(" (wanted: {millis} ms)")).unwrap_or_default();
     say(&format!(
-        "{what}, {} times: median {middle:.0} ms, 95 % within {p95:.0} ms, longest {most:.0} ms (wanted: {wanted} ms)",
+        "{what}, {} times: median {middle:.0} ms, 95 % within {p95:.0} ms, longest {most:.0} ms{wanted}",
         times.len()
     ));
 }
