@@ -11,10 +11,10 @@ use std::time::Duration;
 use metrics::counter;
 use primal_core::blocks::BLOCK;
 use primal_core::error::LogError;
-use primal_core::keyed::Keyed;
-use primal_core::log::{EventLog, Limits};
+use primal_core::keyed::{self, Keyed};
+use primal_core::log::EventLog;
 use primal_core::sink::{Outcome, Target};
-use primal_core::{Env, Offset, Partition, RecordRef, Records, Timestamp, Topic};
+use primal_core::{Env, Offset, Partition, RecordRef, Timestamp, Topic};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -127,26 +127,19 @@ struct Written {
 
 impl Written {
     async fn read_on(&mut self, log: &dyn EventLog, sink: &str) -> Result<(), LogError> {
-        let topic = Topic::receipts();
-        let extents = log.extents(&topic).await?.unwrap_or_default();
-        let Some(extent) = extents.first().filter(|extent| extent.end > self.next) else { return Ok(()) };
-        let mut reader = log.read(&topic, 0, self.next.max(extent.start)..extent.end).await?;
-        let mut records = Records::new();
-        while reader.fetch(&mut records, Limits { records: 1_000, bytes: 1 << 20 }).await? {
-            let ours = |record: &RecordRef<'_>| {
-                let key = record.key.and_then(|key| std::str::from_utf8(key).ok());
-                key.and_then(|key| key.strip_prefix(sink)).is_some_and(|rest| rest.starts_with('/'))
-            };
-            for value in records.iter().filter(ours).filter_map(|record| record.value) {
-                let Ok(receipt) = serde_json::from_slice::<Receipt>(value) else { continue };
-                let build = receipt.build();
-                if self.newest.get(&build).is_none_or(|newest| newest.block <= receipt.block) {
-                    self.newest.insert(build, receipt);
-                }
+        let newest = &mut self.newest;
+        let take = |record: RecordRef<'_>| {
+            let key = record.key.and_then(|key| std::str::from_utf8(key).ok());
+            let is_ours = key.and_then(|key| key.strip_prefix(sink)).is_some_and(|rest| rest.starts_with('/'));
+            let Some(value) = record.value.filter(|_| is_ours) else { return };
+            let Ok(receipt) = serde_json::from_slice::<Receipt>(value) else { return };
+            let build = receipt.build();
+            if newest.get(&build).is_none_or(|newest| newest.block <= receipt.block) {
+                newest.insert(build, receipt);
             }
-            records.clear();
-        }
-        self.next = extent.end;
+        };
+        let end = keyed::follow(log, &Topic::receipts(), self.next, take).await?;
+        self.next = end.unwrap_or(self.next);
         Ok(())
     }
 }
