@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use primal_audit::{Report, Scope, verify};
+use primal_audit::{Report, Scope, Tally, verify};
 use primal_core::sink::{Build, Swap, Target};
 use primal_runtime::Pace;
 use serde::Serialize;
@@ -96,7 +96,8 @@ impl Replay {
         progress.begin("rebuild", plan.events);
         progress.skip(filled);
         let mut ranges = plan.ranges.clone();
-        self.fill(request, target, &ranges, progress).await?;
+        let tally = self.tally(request, target).await?;
+        self.fill(request, target, &ranges, tally.as_ref(), progress).await?;
         // A long fill leaves a longer tail behind; each round's tail is shorter than the one before, unless the pace is below
         // that of live traffic.
         let (mut tail, held_back) = (u64::MAX, self.job.pace() != Pace::default());
@@ -106,9 +107,10 @@ impl Replay {
                 break;
             }
             tail = added;
-            self.fill(request, target, &ranges, progress).await?;
+            self.fill(request, target, &ranges, tally.as_ref(), progress).await?;
         }
-        let report = self.verified(request, plan, target, progress).await?;
+        let report = self.verified(request, plan, target, tally.as_deref(), progress).await?;
+        drop(tally);
         progress.begin("catch up and swap", 0);
         self.catch_up_and_swap(request, target, generation, &mut ranges, progress).await?;
         Ok(Rebuilt {
@@ -139,8 +141,9 @@ impl Replay {
         let filled = self.filled(request, plan, target).await?;
         progress.begin("copy", plan.events);
         progress.skip(filled);
-        self.fill(request, target, &plan.ranges, progress).await?;
-        let report = self.verified(request, plan, target, progress).await?;
+        let tally = self.tally(request, target).await?;
+        self.fill(request, target, &plan.ranges, tally.as_ref(), progress).await?;
+        let report = self.verified(request, plan, target, tally.as_deref(), progress).await?;
         Ok(Rebuilt { events: plan.events, verified: Some(report), ..self.nothing(request, Mode::Copy) })
     }
 
@@ -151,11 +154,21 @@ impl Replay {
         Ok(plan.ranges.iter().map(|range| (at(range).min(range.to) - range.from).max(0) as u64).sum())
     }
 
+    /// For what is read while a build is filled from its beginning; one that holds something already is read anew.
+    async fn tally(&self, request: &Request, target: &Target) -> Result<Option<Arc<Tally>>, ReplayError> {
+        if !request.selection.keys.is_empty() || !self.sink.positions(target).await?.is_empty() {
+            return Ok(None);
+        }
+        let letters = self.letters(target).await?;
+        Ok(Tally::new(&*self.sink, target, &request.feed.epochs, letters).map(Arc::new))
+    }
+
     async fn verified(
         &self,
         request: &Request,
         plan: &Plan,
         target: &Target,
+        tally: Option<&Tally>,
         progress: &Arc<dyn Progress>,
     ) -> Result<Report, ReplayError> {
         let from = plan.ranges.iter().map(|range| (range.partition, range.from)).collect();
@@ -168,7 +181,7 @@ impl Replay {
             tokio::select! {
                 biased;
                 held_up = self.job.held_up() => held_up?,
-                report = verify(&*self.sink, &*self.log, target, &request.feed.epochs, &scope, told) => break report?,
+                report = verify(&*self.sink, &*self.log, target, &request.feed.epochs, &scope, tally, told) => break report?,
             }
         };
         if report.is_clean() { Ok(report) } else { Err(ReplayError::Different(Box::new(report))) }
@@ -232,7 +245,7 @@ impl Replay {
         let added = self.extend(request, ranges).await?;
         // A few events against live writes: whoever rests meanwhile never overtakes them.
         self.job.lift(added <= NEARLY);
-        let filled = self.fill(request, target, ranges, progress).await;
+        let filled = self.fill(request, target, ranges, None, progress).await;
         self.job.lift(false);
         filled?;
         self.take_in_passed(request, target, ranges).await?;
