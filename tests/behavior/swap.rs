@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use primal_core::batch::Batch;
 use primal_core::sink::{Build, Builds, Projection, Rebuild, SwapKind};
 use primal_core::table::{Column, Kind, Table};
 use primal_core::{Fault, Position, Target};
@@ -81,6 +82,36 @@ async fn a_partition_that_only_the_live_generation_has_holds_the_swap_back(store
     Ok(())
 }
 
+async fn events_that_are_taken_for_new_are_compared_when_they_are_not(store: Store) -> Verdict {
+    let swap = store.sink.swap().ok_or(Lacks("a swap"))?;
+    for projection in &store.states()? {
+        let live = Target { collection: name(*projection), ..store.target(*projection) };
+        store.sink.prepare(&live).await.unwrap();
+        let beside = live.with_build(Build::Beside(2));
+        swap.begin(&beside, "plan").await.unwrap();
+        store.sink.prepare(&beside).await.unwrap();
+        let script = Script::of(&[("a", Some(A)), ("b", Some(A)), ("a", None), ("c", Some(A)), ("b", Some(A))]);
+        let taken_for_new = |mut batch: Batch<'static>| {
+            batch.events.iter_mut().for_each(|event| event.fresh = true);
+            batch
+        };
+        let script: &'static Script = Box::leak(Box::new(script));
+        // All are new, one is, none is, and none is newer than what is there.
+        for range in [0..2, 2..4, 4..5] {
+            let batch = taken_for_new(script.advancing(*projection, range));
+            store.sink.write(&beside, &batch).await.unwrap();
+        }
+        let late = store.sink.write(&beside, &taken_for_new(script.batch(*projection, 0..3))).await.unwrap();
+        assert_eq!((late.applied, late.stale), (0, 2));
+        assert_holds(&*store.sink, &beside, script).await;
+        // As one whose answer was lost is sent again.
+        let again = store.sink.write(&beside, &taken_for_new(script.advancing(*projection, 4..5))).await.unwrap_err();
+        assert_eq!(again.fault, Fault::Fenced, "{again}");
+        assert_holds(&*store.sink, &beside, script).await;
+    }
+    Ok(())
+}
+
 async fn a_discarded_build_leaves_nothing(store: Store) -> Verdict {
     let swap = store.sink.swap().ok_or(Lacks("a swap"))?;
     let live = store.document()?;
@@ -139,6 +170,7 @@ fn name(projection: Projection) -> primal_core::Collection {
 cases![
     a_generation_is_built_beside_swapped_in_and_rolled_back,
     a_partition_that_only_the_live_generation_has_holds_the_swap_back,
+    events_that_are_taken_for_new_are_compared_when_they_are_not,
     a_discarded_build_leaves_nothing,
     a_new_property_adds_a_column_and_a_changed_type_stops_before_anything_is_written,
 ];

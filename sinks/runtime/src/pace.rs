@@ -15,8 +15,8 @@ const SLICES: f64 = 10.0;
 /// How long a write may take where the store's time is shared: nobody waits behind one for longer.
 const SHORT: Duration = Duration::from_millis(20);
 /// Records in the first batch of such a job, and the bounds of what later ones are made of.
-const FIRST: usize = 500;
-const FEWEST: usize = 50;
+const FIRST: usize = 1_000;
+const FEWEST: usize = 100;
 const MOST: usize = 50_000;
 
 /// The limits of a job.
@@ -252,7 +252,7 @@ mod tests {
     async fn writes_of_a_shared_store_become_as_short_as_they_should_be() {
         let gate = Gate::new(Pace { rate: None, budget: Some(0.5) });
         // A store that takes 100 events in a millisecond, later five.
-        for (millis_per_100, wanted) in [(1, 1_800..=2_200), (20, 90..=110)] {
+        for (millis_per_100, wanted) in [(1, 1_800..=2_200), (10, 180..=220)] {
             for _ in 0..12 {
                 let events = gate.batch_limit(50_000);
                 let turn = gate.turn().await;

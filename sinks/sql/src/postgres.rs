@@ -1,4 +1,4 @@
-//! PostgreSQL: a batch is one transaction: the fence, a COPY into a temporary table, one guarded upsert from there.
+//! PostgreSQL: a batch is one transaction: the fence, and one guarded upsert of all rows.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Row};
 
 use crate::generation::builds;
 use crate::layout::{Statements, quote};
-use crate::postgres_copy;
+use crate::postgres_arrays::{arrays, select};
 use crate::text::{GENERATIONS, POSITIONS, Text};
 use crate::timescaledb;
 
@@ -277,7 +277,7 @@ impl Sink for Postgres {
     async fn write(&self, target: &Target, batch: &Batch<'_>) -> Result<Outcome, SinkError> {
         let rows = rows(target, batch)?;
         let layout = Layout::of(target);
-        // Into a build that nobody reads, records that are new are copied straight; a live one has other writers.
+        // A build beside the live one has no other writers, so records that are new are inserted without comparing.
         let is_new = |index: usize| batch.events.get(index).is_some_and(|event| event.fresh);
         let straight = matches!(target.build, Build::Beside(_)) && rows.len() == batch.events.len();
         let (mut new, mut others) = (Vec::new(), Vec::new());
@@ -332,22 +332,24 @@ impl Postgres {
         others: &[Vec<Value<'_>>],
     ) -> Result<Result<Outcome, SinkError>, sqlx::Error> {
         let mut tx = self.pool.begin().await?;
-        // The rows first, the fence after them: the server waits for a COPY's data without limit, so a process that is
-        // frozen meanwhile must not hold the lock that its successor needs.
-        if !new.is_empty() {
-            copy(&mut tx, &self.text.table(&target.place()), layout, new).await?;
-        }
-        let staged = if others.is_empty() { None } else { Some(stage(&mut tx, layout, others).await?) };
         if let Some(reason) = self.fence(&mut tx, target, batch).await? {
             tx.rollback().await?;
             return Ok(Err(SinkError::new(Fault::Fenced, reason)));
         }
-        let merged = match staged {
-            Some(staged) => self.merge(&mut tx, target, batch.mode, layout, &staged).await?,
-            None => 0,
-        };
+        let mut applied = 0;
+        for (rows, on_conflict) in [(new, String::new()), (others, layout.on_conflict("t", batch.mode == Mode::Repair))]
+        {
+            if rows.is_empty() {
+                continue;
+            }
+            let (table, names) = (self.text.table(&target.place()), layout.names());
+            let insert = format!("INSERT INTO {table} AS t ({names}) {} {on_conflict}", select(layout));
+            // Not kept prepared: another generation under this name may have other columns.
+            let query = sqlx::query(AssertSqlSafe(insert)).persistent(false);
+            let query = arrays(layout, rows).into_iter().fold(query, |query, array| query.bind(array));
+            applied += query.execute(&mut *tx).await?.rows_affected();
+        }
         tx.commit().await?;
-        let applied = new.len() as u64 + merged;
         Ok(Ok(Outcome { applied, stale: batch.events.len() as u64 - applied }))
     }
 
@@ -380,46 +382,6 @@ impl Postgres {
         let stands = || (row.get::<i64, _>(1) == 0).then(|| target.moved_meanwhile(batch));
         Ok(target.wrong_generation(live).or_else(stands))
     }
-
-    /// One guarded upsert from the staged rows; how many records were written.
-    async fn merge(
-        &self,
-        connection: &mut PgConnection,
-        target: &Target,
-        mode: Mode,
-        layout: &Layout,
-        staged: &str,
-    ) -> Result<u64, sqlx::Error> {
-        let (table, names) = (self.text.table(&target.place()), layout.names());
-        let conflict = layout.on_conflict("t", mode == Mode::Repair);
-        let merge = format!("INSERT INTO {table} AS t ({names}) SELECT {names} FROM {staged} {conflict}");
-        Ok(sqlx::query(AssertSqlSafe(merge)).execute(connection).await?.rows_affected())
-    }
-}
-
-/// Copies rows into a temporary table; its name. There is one per shape and connection, and every commit empties it.
-async fn stage(connection: &mut PgConnection, layout: &Layout, rows: &[Vec<Value<'_>>]) -> Result<String, sqlx::Error> {
-    let definitions: Vec<String> =
-        layout.columns.iter().map(|c| format!("{} {}", quote(&c.name), type_name(c.kind))).collect();
-    let definitions = definitions.join(", ");
-    let stage = format!("pg_temp.\"stage_{:016x}\"", Digest::of_bytes(b's', definitions.as_bytes()).0 as u64);
-    let create = format!("CREATE TEMP TABLE IF NOT EXISTS {stage} ({definitions}) ON COMMIT DELETE ROWS");
-    sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
-    copy(connection, &stage, layout, rows).await?;
-    Ok(stage)
-}
-
-async fn copy(
-    connection: &mut PgConnection,
-    table: &str,
-    layout: &Layout,
-    rows: &[Vec<Value<'_>>],
-) -> Result<(), sqlx::Error> {
-    let names = layout.names();
-    let mut copy = connection.copy_in_raw(&format!("COPY {table} ({names}) FROM STDIN (FORMAT binary)")).await?;
-    copy.send(postgres_copy::encode(rows)).await?;
-    copy.finish().await?;
-    Ok(())
 }
 
 /// The fence puts the collection's name before the parameters that positions know: `$2` and up move by one.

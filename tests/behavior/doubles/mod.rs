@@ -72,6 +72,7 @@ const DOUBLES: &[Double] = &[
     double::<swapping::KeepsNoPrevious>("a_generation_is_built_beside_swapped_in_and_rolled_back", "keeps no previous generation"),
     double::<swapping::KeepsAll>("a_generation_is_built_beside_swapped_in_and_rolled_back", "keeps every generation's positions"),
     double::<swapping::ComparesItsOwn>("a_partition_that_only_the_live_generation_has_holds_the_swap_back", "compares its own partitions only"),
+    double::<swapping::BelievesIt>("events_that_are_taken_for_new_are_compared_when_they_are_not", "believes that they are new"),
     double::<swapping::DiscardsNothing>("a_discarded_build_leaves_nothing", "leaves the records"),
     double::<swapping::LeavesPositions>("a_discarded_build_leaves_nothing", "leaves the positions"),
     double::<swapping::LeavesThePlan>("a_discarded_build_leaves_nothing", "leaves the plan"),

@@ -5,11 +5,11 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use primal_core::batch::Batch;
-use primal_core::sink::{Build, Outcome, Positions, SinkSpec, Target};
+use primal_core::sink::{Build, Outcome, Positions, SinkSpec, Stored, Target};
 use primal_core::{Fault, SinkError};
 
 use super::double::{Under, Wrong};
-use super::writing::move_to;
+use super::writing::{disguise, move_to, undisguised};
 
 #[derive(Default)]
 pub struct SwapsBehind;
@@ -54,6 +54,21 @@ impl Wrong for KeepsNoPrevious {
             under.swap().discard(&to.with_build(Build::Beside(live))).await?;
         }
         Ok(swapped)
+    }
+}
+
+/// What is said to be new replaces what is there.
+#[derive(Default)]
+pub struct BelievesIt;
+#[async_trait]
+impl Wrong for BelievesIt {
+    async fn write(&self, under: &Under, target: &Target, mut batch: Batch<'_>) -> Result<Outcome, SinkError> {
+        batch.events.iter_mut().filter(|event| event.fresh).for_each(disguise);
+        under.sink.write(target, &batch).await
+    }
+
+    fn read(&self, stored: Stored) -> Option<Stored> {
+        undisguised(stored)
     }
 }
 

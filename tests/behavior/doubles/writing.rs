@@ -85,14 +85,14 @@ impl Wrong for WritesEqualVersions {
 static DISGUISED: LazyLock<Mutex<Vec<Version>>> = LazyLock::new(Mutex::default);
 const DISGUISE: u64 = 1 << 60;
 
-fn disguise(event: &mut BatchEvent<'_>) {
+pub fn disguise(event: &mut BatchEvent<'_>) {
     let mut all = DISGUISED.lock().unwrap();
     let version = Version(DISGUISE + all.len() as u64);
     all.push(event.version);
     event.version = version;
 }
 
-fn undisguised(stored: Stored) -> Option<Stored> {
+pub fn undisguised(stored: Stored) -> Option<Stored> {
     let index = stored.version.0.checked_sub(DISGUISE);
     let version = index.map_or(stored.version, |index| DISGUISED.lock().unwrap()[index as usize]);
     Some(Stored { version, ..stored })
