@@ -65,7 +65,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (what, scope, rounds) in [("by blocks", Scope::default(), ROUNDS), ("record by record", each, 1)] {
         for _ in 0..rounds {
             let started = Instant::now();
-            let report = verify(&*sink, &*log, &target, &feed.epochs, &scope, |_| {}).await?;
+            let report = verify(&*sink, &*log, &target, &feed.epochs, &scope, None, |_| {}).await?;
             println!(
                 "{what}: {:.1} s for {} events and {} records, {} of them as the log says, {} read, {} MB at most",
                 started.elapsed().as_secs_f64(),

@@ -1,5 +1,5 @@
 //! Verification by the sums of blocks: the store adds up its records, the log is read once and adds up what they should
-//! be, and only the records of blocks that differ are read and compared one by one.
+//! be ([`crate::tally`]), and only the records of blocks that differ are read and compared one by one.
 //!
 //! Sums and positions are of one moment, and in a store that can compute sums data and position commit together, so the sums
 //! are those of the events that the positions cover. Where that is not so (a dead letter that was redriven, a repair, a
@@ -12,15 +12,16 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use hashbrown::{HashMap, HashSet};
-use primal_core::blocks::{Block, Blocks, Digester, Left, Sum};
+use hashbrown::HashMap;
+use primal_core::blocks::{Block, Blocks, Sum};
 use primal_core::error::LogError;
-use primal_core::event::{EventRef, Op};
+use primal_core::event::EventRef;
 use primal_core::log::{EventLog, Extent, Limits};
 use primal_core::sink::Positions;
-use primal_core::{Digest, Epochs, Offset, Partition, Projection, Reader, Records, Sink, Target, Topic, Version};
+use primal_core::{Epochs, Offset, Partition, Reader, Records, Sink, Target, Topic, Version};
 use primal_runtime::dead_letter;
 
+use crate::tally::{Chunk, Hashing, Letters, Settled, Tally, hash, identity};
 use crate::verify::{Entry, Report, VerifyError, judge};
 
 /// So many blocks that differ are looked into; where there are more, everything is read.
@@ -39,101 +40,46 @@ pub(crate) struct Comparison<'a> {
     pub epochs: &'a Epochs,
 }
 
-/// The last event of an identity that the positions cover.
-struct Settled {
-    version: Version,
-    digest: u128,
-    leaves: bool,
-}
-
 /// What the log says, by the hash of the identity.
 type Expected = HashMap<u128, Settled>;
 
-/// One run of records, hashed.
-#[derive(Default)]
-struct Chunk {
-    events: u64,
-    dead_letters: u64,
-    settled: Vec<(u128, Settled)>,
-}
-
-/// What hashing needs, away from the task that reads.
-struct Hashing {
-    target: Target,
-    epochs: Epochs,
-    digester: Digester,
-    letters: HashSet<(Partition, Version)>,
-}
-
-fn hash(identity: &str) -> u128 {
-    Digest::of_bytes(b'k', identity.as_bytes()).0
-}
-
-fn identity<'a>(target: &Target, event: &EventRef<'a>) -> Option<&'a str> {
-    match target.projection {
-        Projection::Events => Some(event.id),
-        Projection::Series => None,
-        _ => Some(event.key),
-    }
-}
-
-fn text<'a>(event: &EventRef<'a>) -> Option<&'a str> {
-    event.data.and_then(|data| std::str::from_utf8(data).ok())
-}
-
-impl Hashing {
-    /// Of the events of an identity in a run only the one that counts is hashed.
-    fn chunk(&self, partition: Partition, records: &Records) -> Chunk {
-        let mut chunk = Chunk { events: records.len() as u64, ..Chunk::default() };
-        let first = self.target.projection == Projection::Events;
-        let mut last: HashMap<&str, (Version, EventRef<'_>)> = HashMap::with_capacity(records.len());
-        for record in records.iter() {
-            let version = self.epochs.version(partition, record.offset);
-            if !self.letters.is_empty() && self.letters.contains(&(partition, version)) {
-                chunk.dead_letters += 1;
-                continue;
-            }
-            let Ok(event) = EventRef::decode(record) else { continue };
-            let Some(identity) = identity(&self.target, &event) else { continue };
-            if first {
-                last.entry(identity).or_insert((version, event));
-            } else {
-                last.insert(identity, (version, event));
-            }
-        }
-        chunk.settled.extend(last.into_iter().map(|(identity, (version, event))| {
-            let leaves = first || event.op != Op::Delete;
-            let left = Left { identity, version, event_id: event.id, data: text(&event) };
-            let digest = (self.digester)(&left).unwrap_or_default();
-            (hash(identity), Settled { version, digest, leaves })
-        }));
-        chunk
-    }
-}
-
 impl Comparison<'_> {
-    /// The report; `None` where so many blocks differ that everything has to be read.
-    pub(crate) async fn run(&self, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Option<Report>, VerifyError> {
+    /// The report; `None` where so many blocks differ that everything has to be read. What is in `tally` was read from the
+    /// log before.
+    pub(crate) async fn run(
+        &self,
+        tally: Option<&Tally>,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Option<Report>, VerifyError> {
+        // The log up to the positions of now is read while the store adds up; what was applied meanwhile follows.
+        let before = self.sink.positions(self.target).await?;
+        let letters = self.letters().await?;
+        let own;
+        let tally = match tally.filter(|tally| tally.left_out(&letters)) {
+            Some(tally) => tally,
+            None => {
+                own = Tally::of(self.hashing(letters.clone()));
+                &own
+            }
+        };
+        progress(tally.read().events);
+        let (sums, ()) = futures::try_join!(
+            async { self.blocks.sums(self.target).await.map_err(VerifyError::from) },
+            self.take_in(&before, letters, tally, progress),
+        )?;
+        self.take_in(&sums.positions, self.letters().await?, tally, progress).await?;
+        // Used up: whoever verifies once more reads the log.
+        let read = std::mem::take(&mut *tally.read());
         let mut report = Report {
             sink: self.target.sink.to_string(),
             collection: self.target.collection.to_string(),
             place: self.target.place(),
+            events: read.events,
+            dead_letters: read.dead_letters,
+            verified_to: self.reached(&sums.positions),
             ..Report::default()
         };
-        let mut expected = Expected::new();
-        // The log up to the positions of now is read while the store adds up; what was applied meanwhile follows.
-        let before = self.sink.positions(self.target).await?;
-        let nothing = Positions::new();
-        let (sums, ()) = futures::try_join!(
-            async { self.blocks.sums(self.target).await.map_err(VerifyError::from) },
-            self.take_in(&nothing, &before, &mut expected, &mut report, progress),
-        )?;
-        let mut after = Report::default();
-        self.take_in(&before, &sums.positions, &mut expected, &mut after, progress).await?;
-        report.events += after.events;
-        report.dead_letters += after.dead_letters;
-        report.verified_to = self.reached(&sums.positions);
-        let differing = differing(&expected, &sums.blocks);
+        let differing = differing(&read.expected, &sums.blocks);
         report.blocks = sums.blocks.len() as u64;
         report.blocks_read = differing.len() as u64;
         if differing.len() > MOST {
@@ -142,11 +88,24 @@ impl Comparison<'_> {
         let same = sums.blocks.iter().filter(|(block, _)| !differing.contains(block));
         let same: u64 = same.map(|(_, sum)| u64::try_from(sum.count).unwrap_or(0)).sum();
         if !differing.is_empty() {
-            self.look_into(&differing, &expected, &mut report).await?;
+            self.look_into(&differing, &read.expected, &mut report).await?;
         }
         report.records += same;
         report.verified += same;
         Ok(Some(report))
+    }
+
+    /// Where the sink's dead letters stand. Read after positions: a dead letter is in the log before the position moves over
+    /// its event.
+    async fn letters(&self) -> Result<Letters, LogError> {
+        let all = dead_letter::read_all(self.log, &self.target.sink).await?.into_values();
+        let ours = all.filter(|letter| letter.origin.topic == self.target.collection.as_str());
+        Ok(ours.map(|letter| (letter.origin.partition, letter.version)).collect())
+    }
+
+    fn hashing(&self, letters: Letters) -> Arc<Hashing> {
+        let (target, epochs) = (self.target.clone(), self.epochs.clone());
+        Arc::new(Hashing { target, epochs, digester: self.blocks.digester(self.target), letters })
     }
 
     fn reached(&self, positions: &Positions) -> BTreeMap<Partition, Offset> {
@@ -161,36 +120,24 @@ impl Comparison<'_> {
         self.log.extents(&self.topic()).await?.ok_or_else(|| LogError::NoTopic(self.topic()))
     }
 
-    /// What the log has between two positions of each partition.
+    /// What the log has between what was read and the given positions.
     async fn take_in(
         &self,
-        from: &Positions,
         to: &Positions,
-        expected: &mut Expected,
-        report: &mut Report,
+        letters: Letters,
+        tally: &Tally,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(), VerifyError> {
+        let from = tally.read().to.clone();
         let mut ranges = Vec::new();
         for (partition, extent) in (0..).zip(self.extents().await?) {
             let at = |positions: &Positions| self.epochs.resume(positions.get(&partition).copied());
-            let range = at(from).max(extent.start)..at(to).min(extent.end);
+            let range = at(&from).max(extent.start)..at(to).min(extent.end);
             if !range.is_empty() {
                 ranges.push((partition, range));
             }
         }
-        if ranges.is_empty() {
-            return Ok(());
-        }
-        // After the positions: a dead letter is in the log before the position moves over its event.
-        let letters = dead_letter::read_all(self.log, &self.target.sink).await?.into_values();
-        let ours = letters.filter(|letter| letter.origin.topic == self.target.collection.as_str());
-        let hashing = Arc::new(Hashing {
-            target: self.target.clone(),
-            epochs: self.epochs.clone(),
-            digester: self.blocks.digester(self.target),
-            letters: ours.map(|letter| (letter.origin.partition, letter.version)).collect(),
-        });
-        let first = self.target.projection == Projection::Events;
+        let hashing = self.hashing(letters);
         let at_once = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         let chunks: Vec<_> = ranges
             .into_iter()
@@ -198,20 +145,9 @@ impl Comparison<'_> {
             .collect();
         let mut chunks = pin!(stream::iter(chunks).flatten_unordered(at_once));
         while let Some(chunk) = chunks.try_next().await? {
-            report.events += chunk.events;
-            report.dead_letters += chunk.dead_letters;
-            for (identity, settled) in chunk.settled {
-                match expected.entry(identity) {
-                    hashbrown::hash_map::Entry::Vacant(place) => drop(place.insert(settled)),
-                    // A repeated id is the same event, and the first counts; of a key's states the newest does.
-                    hashbrown::hash_map::Entry::Occupied(mut place) => {
-                        if (settled.version < place.get().version) == first {
-                            place.insert(settled);
-                        }
-                    }
-                }
-            }
-            progress(chunk.events);
+            let events = chunk.events;
+            tally.merge(chunk);
+            progress(events);
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::by_blocks::Comparison;
 use crate::selection::Within;
+use crate::tally::Tally;
 
 /// How many differences of each sort a report lists; all are counted.
 const LISTED: usize = 100;
@@ -189,7 +190,8 @@ impl Entry {
     }
 }
 
-/// Compares a build with the log. `progress` is told how many events have been read.
+/// Compares a build with the log. `progress` is told how many events have been read. What is in `tally` is not read again,
+/// where all of the build is looked at and its store adds up records.
 ///
 /// # Errors
 /// The store or the log failed.
@@ -199,12 +201,13 @@ pub async fn verify(
     target: &Target,
     epochs: &Epochs,
     scope: &Scope,
+    tally: Option<&Tally>,
     mut progress: impl FnMut(u64) + Send,
 ) -> Result<Report, VerifyError> {
     let reader = sink.reader().ok_or_else(|| VerifyError::Unreadable(target.sink.to_string()))?;
     if let Some(blocks) = reader.blocks(target).filter(|_| scope.is_whole()) {
         let comparison = Comparison { sink, reader, blocks, log, target, epochs };
-        if let Some(report) = comparison.run(&mut progress).await? {
+        if let Some(report) = comparison.run(tally, &mut progress).await? {
             return Ok(report);
         }
         tracing::info!(sink = &*target.sink, collection = %target.collection, "many blocks differ; reading all");

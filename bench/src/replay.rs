@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// How long live traffic is watched alone.
 const ALONE: Duration = Duration::from_secs(15);
 /// How often the store is asked for an event.
-const LOOK: Duration = Duration::from_millis(2);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// When each phase of the rebuild began.
 #[derive(Default)]

@@ -44,6 +44,9 @@ pub struct BatchEvent<'a> {
     pub version: Version,
     /// JSON text of the payload; `None` for a delete.
     pub data: Option<&'a str>,
+    /// Whether the build holds nothing of this identity, as far as whoever writes it knows. A store may insert such an event
+    /// without comparing, and has to compare after all when it finds a record there.
+    pub fresh: bool,
     event: EventRef<'a>,
 }
 
@@ -137,6 +140,7 @@ impl<'a> Batch<'a> {
                     id: event.id,
                     version: epochs.version(partition, event.record.offset),
                     data,
+                    fresh: false,
                     event,
                 }),
                 Err(reason) => rejected.push(Rejected { offset: event.record.offset, reason }),

@@ -216,6 +216,6 @@ impl Hub {
         let builds = sink.sink.builds(&sink.name, &feed.collection).await?;
         let target = feed.target(&sink.name, Build::Live(builds.live));
         sink.sink.prepare(&target).await?;
-        Ok(verify(&*sink.sink, &*self.log, &target, &feed.epochs, &Scope::default(), progress).await?)
+        Ok(verify(&*sink.sink, &*self.log, &target, &feed.epochs, &Scope::default(), None, progress).await?)
     }
 }

@@ -55,7 +55,7 @@ impl Replay {
         };
         progress.begin("compare", plan.events);
         let told = |events| progress.advance(events);
-        let mut report = verify(&*self.sink, &*self.log, &live, &request.feed.epochs, &scope, told).await?;
+        let mut report = verify(&*self.sink, &*self.log, &live, &request.feed.epochs, &scope, None, told).await?;
         let (missing, stale, differing) = (report.missing.count, report.stale.count, report.differing.count);
         for found in [&mut report.missing, &mut report.extra, &mut report.stale, &mut report.differing] {
             found.first.truncate(SAMPLES);

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use primal_audit::{Letters, Tally};
 use primal_core::log::EventLog;
 use primal_core::sink::{Positions, Target};
-use primal_core::{Epochs, Offset, Partition, Records, Version};
-use primal_runtime::{Job, JobError, dead_letter};
+use primal_core::{Epochs, Offset, Partition, Records};
+use primal_runtime::{Filled, Job, JobError, Seen, dead_letter};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,9 @@ struct Fill {
     target: Target,
     epochs: Arc<Epochs>,
     keys: Arc<BTreeSet<String>>,
-    letters: Arc<HashSet<(Partition, Version)>>,
+    letters: Arc<Letters>,
+    /// Told of all that is read, where verification goes by it.
+    tally: Option<Arc<Tally>>,
     partitions: usize,
     stop: CancellationToken,
 }
@@ -38,6 +41,7 @@ impl Replay {
         request: &Request,
         target: &Target,
         ranges: &[Range],
+        tally: Option<&Arc<Tally>>,
         progress: &Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
         let (mut from, mut attempt, mut fenced) = (None, 0, 0);
@@ -46,7 +50,7 @@ impl Replay {
             if from.as_ref() != Some(&positions) {
                 (attempt, fenced) = (0, 0);
             }
-            match self.fill_from(request, target, ranges, &positions, progress).await {
+            match self.fill_from(request, target, ranges, &positions, tally, progress).await {
                 Err(error) if error.is_outage() => self.wait(&error, attempt).await?,
                 // A write whose answer was lost is fenced when it is tried again: the store is further than was known.
                 Err(error) if error.is_passing() && fenced < FENCED => {
@@ -70,6 +74,7 @@ impl Replay {
         target: &Target,
         ranges: &[Range],
         positions: &Positions,
+        tally: Option<&Arc<Tally>>,
         progress: &Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
         let (job, stop) = self.job.part();
@@ -80,6 +85,7 @@ impl Replay {
             epochs: request.feed.epochs.clone(),
             keys: Arc::new(request.selection.keys.clone()),
             letters: Arc::new(self.letters(target).await?),
+            tally: tally.cloned(),
             partitions: ranges.len(),
             stop: stop.clone(),
         };
@@ -102,7 +108,7 @@ impl Replay {
     }
 
     /// Where the sink's dead letters of a collection stand: a rebuild leaves them out as the live build did.
-    pub(crate) async fn letters(&self, target: &Target) -> Result<HashSet<(Partition, Version)>, ReplayError> {
+    pub(crate) async fn letters(&self, target: &Target) -> Result<Letters, ReplayError> {
         let all = dead_letter::read_all(&*self.log, &self.name).await?;
         let ours = all.into_values().filter(|letter| letter.origin.topic == target.collection.as_str());
         Ok(ours.map(|letter| (letter.origin.partition, letter.version)).collect())
@@ -117,14 +123,16 @@ impl Fill {
         progress: Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
         let partition = range.partition;
-        let mut position = positions.get(&partition).copied();
+        let position = positions.get(&partition).copied();
         let start = self.epochs.resume(position).max(range.from);
+        // Where no partition has a position, nothing has been written.
+        let mut filled = Filled { position, seen: positions.is_empty().then(Seen::default) };
         let mut records = Records::new();
         if start < range.to {
             let topic = self.target.collection.topic();
             let mut reader = self.log.read(&topic, partition, start..range.to).await?;
-            let limits = self.job.limits(self.partitions);
             loop {
+                let limits = self.job.limits(self.partitions);
                 let fetched = self.stop.run_until_cancelled(reader.fetch(&mut records, limits)).await;
                 if !fetched.ok_or(JobError::Cancelled)?? {
                     break;
@@ -132,18 +140,24 @@ impl Fill {
                 let mut left_out: HashSet<Offset> =
                     records.iter().filter(|r| !self.takes(partition, r)).map(|r| r.offset).collect();
                 self.job.admit(records.len() - left_out.len()).await?;
-                self.job.apply(&self.target, &self.epochs, partition, &records, &mut position, &mut left_out).await?;
+                let written =
+                    self.job.apply(&self.target, &self.epochs, partition, &records, &mut filled, &mut left_out);
+                // The store is at work already when what it will be compared with is worked out.
+                tokio::try_join!(written, async {
+                    self.tally.iter().for_each(|tally| tally.take(partition, &records));
+                    Ok(())
+                })?;
                 progress.advance(records.len() as u64);
                 records.clear();
             }
         }
         // What lies before the end and is no record counts as read, and an empty partition too: the live generation may
         // say so, and this one never counts as caught up while it says less.
-        if range.to > 0 && position.is_none_or(|position| position.offset() < range.to) {
+        if range.to > 0 && filled.position.is_none_or(|position| position.offset() < range.to) {
             records.clear();
             records.advance_to(range.to);
             let (target, mut none) = (&self.target, HashSet::new());
-            self.job.apply(target, &self.epochs, partition, &records, &mut position, &mut none).await?;
+            self.job.apply(target, &self.epochs, partition, &records, &mut filled, &mut none).await?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use primal_audit::{Report, Scope, verify};
+use primal_audit::{Report, Scope, Tally, verify};
 use primal_core::log::Extent;
 use primal_core::sink::{Build, Swap, Target};
 use primal_runtime::Pace;
@@ -100,7 +100,8 @@ impl Replay {
         progress.begin("rebuild", plan.events);
         progress.skip(filled);
         let mut ranges = plan.ranges.clone();
-        self.fill(request, target, &ranges, progress).await?;
+        let tally = self.patiently(|| self.tally(request, target)).await?;
+        self.fill(request, target, &ranges, tally.as_ref(), progress).await?;
         // A long fill leaves a longer tail behind; each round's tail is shorter than the one before, unless the pace is below
         // that of live traffic.
         let (mut tail, held_back) = (u64::MAX, self.job.pace() != Pace::default());
@@ -111,9 +112,10 @@ impl Replay {
                 break;
             }
             tail = added;
-            self.fill(request, target, &ranges, progress).await?;
+            self.fill(request, target, &ranges, tally.as_ref(), progress).await?;
         }
-        let report = self.verified(request, plan, target, progress).await?;
+        let report = self.verified(request, plan, target, tally.as_deref(), progress).await?;
+        drop(tally);
         progress.begin("catch up and swap", 0);
         self.catch_up_and_swap(request, target, generation, &mut ranges, progress).await?;
         Ok(Rebuilt {
@@ -144,8 +146,9 @@ impl Replay {
         let filled = self.filled(request, plan, target).await?;
         progress.begin("copy", plan.events);
         progress.skip(filled);
-        self.fill(request, target, &plan.ranges, progress).await?;
-        let report = self.verified(request, plan, target, progress).await?;
+        let tally = self.patiently(|| self.tally(request, target)).await?;
+        self.fill(request, target, &plan.ranges, tally.as_ref(), progress).await?;
+        let report = self.verified(request, plan, target, tally.as_deref(), progress).await?;
         Ok(Rebuilt { events: plan.events, verified: Some(report), ..self.nothing(request, Mode::Copy) })
     }
 
@@ -156,14 +159,24 @@ impl Replay {
         Ok(plan.ranges.iter().map(|range| (at(range).min(range.to) - range.from).max(0) as u64).sum())
     }
 
+    /// For what is read while a build is filled from its beginning; one that holds something already is read anew.
+    async fn tally(&self, request: &Request, target: &Target) -> Result<Option<Arc<Tally>>, ReplayError> {
+        if !request.selection.keys.is_empty() || !self.sink.positions(target).await?.is_empty() {
+            return Ok(None);
+        }
+        let letters = self.letters(target).await?;
+        Ok(Tally::new(&*self.sink, target, &request.feed.epochs, letters).map(Arc::new))
+    }
+
     async fn verified(
         &self,
         request: &Request,
         plan: &Plan,
         target: &Target,
+        tally: Option<&Tally>,
         progress: &Arc<dyn Progress>,
     ) -> Result<Report, ReplayError> {
-        let report = self.patiently(|| self.compared(request, plan, target, progress)).await?;
+        let report = self.patiently(|| self.compared(request, plan, target, tally, progress)).await?;
         if report.is_clean() { Ok(report) } else { Err(ReplayError::Different(Box::new(report))) }
     }
 
@@ -172,6 +185,7 @@ impl Replay {
         request: &Request,
         plan: &Plan,
         target: &Target,
+        tally: Option<&Tally>,
         progress: &Arc<dyn Progress>,
     ) -> Result<Report, ReplayError> {
         let from = plan.ranges.iter().map(|range| (range.partition, range.from)).collect();
@@ -184,7 +198,7 @@ impl Replay {
             tokio::select! {
                 biased;
                 held_up = self.job.held_up() => held_up?,
-                report = verify(&*self.sink, &*self.log, target, &request.feed.epochs, &scope, told) => return Ok(report?),
+                report = verify(&*self.sink, &*self.log, target, &request.feed.epochs, &scope, tally, told) => return Ok(report?),
             }
         }
     }
@@ -255,7 +269,7 @@ impl Replay {
         let added = extend(&self.extents(request).await?, ranges);
         // A few events against live writes: whoever rests meanwhile never overtakes them.
         self.job.lift(added <= NEARLY);
-        let filled = self.fill(request, target, ranges, progress).await;
+        let filled = self.fill(request, target, ranges, None, progress).await;
         self.job.lift(false);
         filled?;
         self.take_in_passed(request, target, ranges).await?;

@@ -121,7 +121,7 @@ impl Bench {
         let builds = self.store.sink.builds("sink", &self.feed.collection).await.unwrap();
         let target = self.feed.target("sink", Build::Live(builds.live));
         let scope = Scope::default();
-        verify(&*self.store.sink, &*self.log, &target, &self.feed.epochs, &scope, |_| {}).await.unwrap()
+        verify(&*self.store.sink, &*self.log, &target, &self.feed.epochs, &scope, None, |_| {}).await.unwrap()
     }
 }
 

@@ -22,6 +22,7 @@ use crate::options::Options;
 use crate::pace::Gate;
 use crate::parked::Parked;
 use crate::receipting::{Done, Receipts, Slot};
+use crate::seen::Seen;
 use crate::status::{Counts, State, Status};
 use crate::triage::{Rules, Triage};
 
@@ -72,17 +73,18 @@ pub(crate) struct Delivery<'a> {
 
 impl Delivery<'_> {
     /// Applies all records and moves the position behind them. Records whose offset is among `written` have a dead letter
-    /// already and are left out; new ones are added to it.
+    /// already and are left out; new ones are added to it. `seen` is what the build holds, where that is known.
     pub(crate) async fn run(
         &self,
         records: &Records,
         position: &mut Option<Position>,
         written: &mut HashSet<Offset>,
+        mut seen: Option<&mut Seen>,
     ) -> Result<(), Ended> {
         let mut ranges = Vec::new();
         ranges.push(0..records.len());
         while let Some(range) = ranges.pop() {
-            if let Some(middle) = self.apply(records, range.clone(), position, written).await? {
+            if let Some(middle) = self.apply(records, range.clone(), position, written, seen.as_deref_mut()).await? {
                 ranges.push(middle..range.end);
                 ranges.push(range.start..middle);
             }
@@ -97,6 +99,7 @@ impl Delivery<'_> {
         range: Range<usize>,
         position: &mut Option<Position>,
         written: &mut HashSet<Offset>,
+        mut seen: Option<&mut Seen>,
     ) -> Result<Option<usize>, Ended> {
         let behind = if range.end == records.len() { None } else { records.get(range.end) };
         let Some(next) = behind.map(|r| r.offset).or(records.next_offset()) else { return Ok(None) };
@@ -119,7 +122,10 @@ impl Delivery<'_> {
             let rejected = match Batch::fold(self.place.partition, self.epochs, self.target.projection, decoded) {
                 Err(rejected) => rejected,
                 Ok(batch) => {
-                    let batch = batch.advancing(*position, next_position);
+                    let mut batch = batch.advancing(*position, next_position);
+                    if let Some(seen) = &mut seen {
+                        seen.mark(&mut batch, self.target.projection);
+                    }
                     match self.write(&batch).await {
                         Ok((outcome, at)) => {
                             let folded = triage.events.len() - batch.events.len();
@@ -175,7 +181,7 @@ impl Delivery<'_> {
                     permit.answered();
                     self.shared.status.set(State::Running, None);
                     // It is done, so it counts, also when the rest after it is cut short.
-                    self.cancel.run_until_cancelled(self.shared.gate.rest(turn, took)).await;
+                    self.cancel.run_until_cancelled(self.shared.gate.rest(turn, took, batch.events.len())).await;
                     return Ok((outcome, started + took));
                 }
                 Err(error) => error,

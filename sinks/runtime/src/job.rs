@@ -18,6 +18,7 @@ use crate::options::Options;
 use crate::pace::{Gate, Pace};
 use crate::parked::Parked;
 use crate::receipting::Receipts;
+use crate::seen::Seen;
 use crate::status::{State, Status};
 
 /// Why a job ended early.
@@ -32,6 +33,15 @@ pub enum JobError {
     /// A reason that does not pass by itself.
     #[error("{0}")]
     Failed(String),
+}
+
+/// What of one partition a build holds.
+#[derive(Debug, Default)]
+pub struct Filled {
+    /// How far it is, by the store.
+    pub position: Option<Position>,
+    /// The identities, where this job has written all of them.
+    pub seen: Option<Seen>,
 }
 
 /// What writing a range again did.
@@ -171,13 +181,16 @@ impl Job {
         epochs: &Epochs,
         partition: Partition,
         records: &Records,
-        position: &mut Option<Position>,
+        filled: &mut Filled,
         left_out: &mut HashSet<Offset>,
     ) -> Result<(), JobError> {
         let place = TopicPartition { topic: target.collection.topic(), partition };
         let slot = self.shared.receipts.slot(target, partition);
         let delivery = Delivery { shared: &self.shared, target, epochs, place: &place, cancel: &self.cancel, slot };
-        delivery.run(records, position, left_out).await.map_err(|ended| self.error(&ended))
+        delivery
+            .run(records, &mut filled.position, left_out, filled.seen.as_mut())
+            .await
+            .map_err(|ended| self.error(&ended))
     }
 
     /// Writes the receipts of what was applied by now, as well as it can.

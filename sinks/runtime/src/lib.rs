@@ -11,12 +11,14 @@ mod parked;
 mod partition;
 mod receipting;
 pub mod receipts;
+mod seen;
 pub mod status;
 mod triage;
 mod worker;
 
-pub use job::{Job, JobError};
+pub use job::{Filled, Job, JobError};
 pub use options::{OnReject, Options};
 pub use pace::Pace;
 pub use parked::Parked;
+pub use seen::Seen;
 pub use worker::{Feed, Worker, WorkerError};

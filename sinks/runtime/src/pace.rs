@@ -1,7 +1,7 @@
 //! How hard a job may push a store: events per second over all partitions, a share of the store's time, and pauses.
 //! Workers have no limits.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,13 +12,20 @@ use tokio::time::Instant;
 const BURST: Duration = Duration::from_millis(100);
 /// A batch holds at most what the rate allows in this fraction of a second, so that the load is even.
 const SLICES: f64 = 10.0;
+/// How long a write may take where the store's time is shared: nobody waits behind one for longer.
+const SHORT: Duration = Duration::from_millis(20);
+/// Records in the first batch of such a job, and the bounds of what later ones are made of.
+const FIRST: usize = 500;
+const FEWEST: usize = 50;
+const MOST: usize = 50_000;
 
 /// The limits of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pace {
     /// Events per second, over all partitions.
     pub rate: Option<f64>,
-    /// The share of the time in which the store works for this job, above 0 and at most 1. One write at a time.
+    /// The share of the time in which the store works for this job, above 0 and at most 1. One write at a time, of as many
+    /// events as the store takes in 20 milliseconds.
     pub budget: Option<f64>,
 }
 
@@ -54,6 +61,8 @@ pub(crate) struct Gate {
     next: Mutex<Option<Instant>>,
     /// One write at a time, where the store's time is shared.
     turn: tokio::sync::Mutex<()>,
+    /// How many records make a short write, by those before.
+    short: AtomicUsize,
     paused: watch::Sender<bool>,
     /// Whether the limits do not count now; a pause does.
     lifted: AtomicBool,
@@ -75,6 +84,7 @@ impl Gate {
             pace,
             next: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            short: AtomicUsize::new(FIRST),
             paused: watch::Sender::new(false),
             lifted: AtomicBool::new(false),
             stood: Mutex::default(),
@@ -94,7 +104,9 @@ impl Gate {
     }
 
     pub(crate) fn batch_limit(&self, most: usize) -> usize {
-        self.pace.rate.map_or(most, |rate| most.min((rate / SLICES) as usize)).max(1)
+        let by_rate = self.pace.rate.map_or(most, |rate| (rate / SLICES) as usize);
+        let by_budget = self.pace.budget.map_or(most, |_| self.short.load(Ordering::Relaxed));
+        most.min(by_rate).min(by_budget).max(1)
     }
 
     pub(crate) fn pause(&self, paused: bool) {
@@ -134,9 +146,15 @@ impl Gate {
         }
     }
 
-    /// Leaves the store alone in proportion to what a write took.
-    pub(crate) async fn rest(&self, turn: Turn<'_>, took: Duration) {
+    /// Leaves the store alone in proportion to what a write of so many events took.
+    pub(crate) async fn rest(&self, turn: Turn<'_>, took: Duration, events: usize) {
         if let (Some(budget), Some(_one_at_a_time), false) = (self.pace.budget, &turn.0, self.is_lifted()) {
+            if events > 0 {
+                // In steps: one write may have had to wait for something else.
+                let step = (SHORT.as_secs_f64() / took.as_secs_f64()).clamp(0.5, 1.5);
+                let next = self.short.load(Ordering::Relaxed) as f64 * step;
+                self.short.store((next as usize).clamp(FEWEST, MOST), Ordering::Relaxed);
+            }
             tokio::time::sleep(took.mul_f64((1.0 - budget) / budget)).await;
         }
     }
@@ -212,7 +230,7 @@ mod tests {
         let write = async || {
             let turn = gate.turn().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
-            gate.rest(turn, Duration::from_millis(100)).await;
+            gate.rest(turn, Duration::from_millis(100), 1).await;
         };
         // Two partitions: 8 writes of 100 ms at a quarter of the time.
         tokio::join!(
@@ -231,6 +249,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn writes_of_a_shared_store_become_as_short_as_they_should_be() {
+        let gate = Gate::new(Pace { rate: None, budget: Some(0.5) });
+        // A store that takes 100 events in a millisecond, later five.
+        for (millis_per_100, wanted) in [(1, 1_800..=2_200), (20, 90..=110)] {
+            for _ in 0..12 {
+                let events = gate.batch_limit(50_000);
+                let turn = gate.turn().await;
+                gate.rest(turn, Duration::from_millis(millis_per_100) * events as u32 / 100, events).await;
+            }
+            assert!(wanted.contains(&gate.batch_limit(50_000)), "{}", gate.batch_limit(50_000));
+        }
+        // A batch of nothing tells nothing.
+        let (before, turn) = (gate.batch_limit(50_000), gate.turn().await);
+        gate.rest(turn, Duration::from_millis(1), 0).await;
+        assert_eq!((gate.batch_limit(50_000), gate.batch_limit(10)), (before, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn lifted_limits_do_not_count() {
         let gate = Gate::new(Pace { rate: Some(1.0), budget: Some(0.01) });
         gate.lift(true);
@@ -238,12 +274,12 @@ mod tests {
         for _ in 0..10 {
             gate.admit(100).await;
             let turn = gate.turn().await;
-            gate.rest(turn, Duration::from_secs(1)).await;
+            gate.rest(turn, Duration::from_secs(1), 1).await;
         }
         assert_eq!(started.elapsed(), Duration::ZERO);
         gate.lift(false);
         let turn = gate.turn().await;
-        gate.rest(turn, Duration::from_secs(1)).await;
+        gate.rest(turn, Duration::from_secs(1), 1).await;
         assert_eq!(started.elapsed(), Duration::from_secs(99));
     }
 

@@ -195,7 +195,7 @@ impl PartitionTask {
             let mut broken = Ok(true);
             {
                 let mut letters = HashSet::new();
-                let write = delivery.run(&current, &mut position, &mut letters);
+                let write = delivery.run(&current, &mut position, &mut letters, None);
                 tokio::pin!(write);
                 loop {
                     let room = broken.is_ok() && !self.limits.reached(&next);

@@ -275,28 +275,25 @@ impl Sink for Postgres {
     }
 
     async fn write(&self, target: &Target, batch: &Batch<'_>) -> Result<Outcome, SinkError> {
-        let mut rows = rows(target, batch)?;
-        // In the index's order the merge touches each page once, and two writers cannot deadlock.
+        let rows = rows(target, batch)?;
         let layout = Layout::of(target);
-        let identity = layout.columns.iter().position(|c| c.name == layout.identity).unwrap_or(0);
-        rows.sort_unstable_by(|a, b| a.get(identity).and_then(Value::text).cmp(&b.get(identity).and_then(Value::text)));
-        let asked = async {
-            let mut tx = self.pool.begin().await?;
-            // The rows first, the fence after them: the server waits for a COPY's data without limit, so a process that is
-            // frozen meanwhile must not hold the lock that its successor needs.
-            let staged = if rows.is_empty() { None } else { Some(stage(&mut tx, &layout, &rows).await?) };
-            if let Some(reason) = self.fence(&mut tx, target, batch).await? {
-                tx.rollback().await?;
-                return Ok(Err(SinkError::new(Fault::Fenced, reason)));
+        // Into a build that nobody reads, records that are new are copied straight; a live one has other writers.
+        let is_new = |index: usize| batch.events.get(index).is_some_and(|event| event.fresh);
+        let straight = matches!(target.build, Build::Beside(_)) && rows.len() == batch.events.len();
+        let (mut new, mut others) = (Vec::new(), Vec::new());
+        for (index, row) in rows.into_iter().enumerate() {
+            if straight && is_new(index) { new.push(row) } else { others.push(row) }
+        }
+        sort(&layout, &mut new);
+        sort(&layout, &mut others);
+        match self.bounded("writing to", self.write_rows(target, batch, &layout, &new, &others)).await {
+            Err(error) if !new.is_empty() && is_duplicate(&error) => {
+                others.append(&mut new);
+                sort(&layout, &mut others);
+                self.bounded("writing to", self.write_rows(target, batch, &layout, &[], &others)).await?
             }
-            let applied = match staged {
-                Some(staged) => self.merge(&mut tx, target, batch.mode, &layout, &staged).await?,
-                None => 0,
-            };
-            tx.commit().await?;
-            Ok(Ok(Outcome { applied, stale: batch.events.len() as u64 - applied }))
-        };
-        self.bounded("writing to", asked).await?
+            result => result?,
+        }
     }
 
     fn reader(&self) -> Option<&dyn Reader> {
@@ -312,7 +309,48 @@ impl Sink for Postgres {
     }
 }
 
+/// In the index's order the merge touches each page once, and two writers cannot deadlock.
+fn sort(layout: &Layout, rows: &mut [Vec<Value<'_>>]) {
+    let identity = layout.columns.iter().position(|c| c.name == layout.identity).unwrap_or(0);
+    rows.sort_unstable_by(|a, b| a.get(identity).and_then(Value::text).cmp(&b.get(identity).and_then(Value::text)));
+}
+
+/// Whether a record was there already that was taken for new.
+fn is_duplicate(error: &SinkError) -> bool {
+    let cause = error.source.as_ref().and_then(|cause| cause.downcast_ref::<sqlx::Error>());
+    cause.and_then(sqlx::Error::as_database_error).is_some_and(|error| error.is_unique_violation())
+}
+
 impl Postgres {
+    /// One transaction: `new` rows, of which none may be there, and `others`, which are compared.
+    async fn write_rows(
+        &self,
+        target: &Target,
+        batch: &Batch<'_>,
+        layout: &Layout,
+        new: &[Vec<Value<'_>>],
+        others: &[Vec<Value<'_>>],
+    ) -> Result<Result<Outcome, SinkError>, sqlx::Error> {
+        let mut tx = self.pool.begin().await?;
+        // The rows first, the fence after them: the server waits for a COPY's data without limit, so a process that is
+        // frozen meanwhile must not hold the lock that its successor needs.
+        if !new.is_empty() {
+            copy(&mut tx, &self.text.table(&target.place()), layout, new).await?;
+        }
+        let staged = if others.is_empty() { None } else { Some(stage(&mut tx, layout, others).await?) };
+        if let Some(reason) = self.fence(&mut tx, target, batch).await? {
+            tx.rollback().await?;
+            return Ok(Err(SinkError::new(Fault::Fenced, reason)));
+        }
+        let merged = match staged {
+            Some(staged) => self.merge(&mut tx, target, batch.mode, layout, &staged).await?,
+            None => 0,
+        };
+        tx.commit().await?;
+        let applied = new.len() as u64 + merged;
+        Ok(Ok(Outcome { applied, stale: batch.events.len() as u64 - applied }))
+    }
+
     /// Moves the position and checks the generation, in one round trip; why not, if it may not be. The shared lock on the
     /// generation makes a swap wait for this transaction, and this transaction for a swap.
     async fn fence(
@@ -367,11 +405,21 @@ async fn stage(connection: &mut PgConnection, layout: &Layout, rows: &[Vec<Value
     let stage = format!("pg_temp.\"stage_{:016x}\"", Digest::of_bytes(b's', definitions.as_bytes()).0 as u64);
     let create = format!("CREATE TEMP TABLE IF NOT EXISTS {stage} ({definitions}) ON COMMIT DELETE ROWS");
     sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
+    copy(connection, &stage, layout, rows).await?;
+    Ok(stage)
+}
+
+async fn copy(
+    connection: &mut PgConnection,
+    table: &str,
+    layout: &Layout,
+    rows: &[Vec<Value<'_>>],
+) -> Result<(), sqlx::Error> {
     let names = layout.names();
-    let mut copy = connection.copy_in_raw(&format!("COPY {stage} ({names}) FROM STDIN (FORMAT binary)")).await?;
+    let mut copy = connection.copy_in_raw(&format!("COPY {table} ({names}) FROM STDIN (FORMAT binary)")).await?;
     copy.send(postgres_copy::encode(rows)).await?;
     copy.finish().await?;
-    Ok(stage)
+    Ok(())
 }
 
 /// The fence puts the collection's name before the parameters that positions know: `$2` and up move by one.

@@ -65,12 +65,19 @@ impl Blocks for Postgres {
 
     async fn sums(&self, target: &Target) -> Result<Sums, SinkError> {
         let table = self.text.table(&target.place());
-        let text = expression(&Layout::of(target), "octet_length", text_of);
-        // Without the OFFSET the subquery is pulled up, and each record hashed once for each half.
+        let layout = Layout::of(target);
+        let text = expression(&layout, "octet_length", |column| quote(&column.name));
+        let data = layout.columns.iter().skip(layout.data_from);
+        let columns: String = data.map(|c| format!(", {} AS {}", text_of(c), quote(&c.name))).collect();
+        let identity = quote(layout.identity);
+        let event_id = if layout.identity == "_event_id" { "" } else { ", \"_event_id\"" };
+        // Without each OFFSET a subquery is pulled up: values would be spelled twice, and records hashed once for each half.
         let statement = format!(
             "SELECT block, count(*), sum(('x' || left(h, 16))::bit(64)::bigint)::text, \
              sum(('x' || right(h, 16))::bit(64)::bigint)::text \
-             FROM (SELECT {NUMBER} AS block, md5({text}) AS h FROM {table} OFFSET 0) AS records GROUP BY block"
+             FROM (SELECT {NUMBER} AS block, md5({text}) AS h FROM \
+             (SELECT {identity}{event_id}, \"_version\", \"_deleted\"{columns} FROM {table} OFFSET 0) AS spelled \
+             OFFSET 0) AS records GROUP BY block"
         );
         let asked = async {
             let mut tx = self.pool.begin().await?;

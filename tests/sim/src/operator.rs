@@ -280,6 +280,6 @@ impl Operator {
         let feed = feed(&self.setup);
         let builds = sink.builds(SINK, &feed.collection).await.ok()?;
         let target = feed.target(SINK, Build::Live(builds.live));
-        verify(&*sink, &log, &target, &feed.epochs, &Scope::default(), |_| {}).await.ok()
+        verify(&*sink, &log, &target, &feed.epochs, &Scope::default(), None, |_| {}).await.ok()
     }
 }
