@@ -12,7 +12,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use primal_audit::{Selection, Source, known};
 use primal_core::Env;
-use primal_hub::{Hub, SinkConfig};
+use primal_hub::{Hub, SinkConfig, Stopped};
 use primal_replay::{At, Mode, Request, Spec, Window};
 use primal_runtime::{Feed, Pace};
 use tokio_util::sync::CancellationToken;
@@ -149,6 +149,9 @@ impl Replay {
                 plans.push(lane.replay.plan(request).await?);
             }
         }
+        for plan in &mut plans {
+            plan.notes.extend(stopped(&hub, &plan.sink).await?);
+        }
         if self.json && !self.execute {
             return plans.iter().try_for_each(output::json);
         }
@@ -212,6 +215,7 @@ impl Replay {
                     ));
                 }
             }
+            remind(hub, &lane.sink.name).await?;
         }
         Ok(())
     }
@@ -240,6 +244,25 @@ impl Replay {
             )),
         }
     }
+}
+
+/// What is to be known of a sink whose worker has stopped by itself.
+async fn stopped(hub: &Hub, sink: &str) -> Result<Option<String>, Failure> {
+    let told = |stopped: Stopped| {
+        format!(
+            "the worker of {sink} stopped at {}: {}; nothing new comes to {sink} until it is started again",
+            stopped.at, stopped.reason
+        )
+    };
+    Ok(primal_hub::stopped(hub, sink).await?.map(told))
+}
+
+/// Says so at the end.
+async fn remind(hub: &Hub, sink: &str) -> Outcome {
+    if let Some(note) = stopped(hub, sink).await? {
+        output::remark(&format!("note: {note}"));
+    }
+    Ok(())
 }
 
 fn unique(names: &[String]) -> Vec<String> {

@@ -29,5 +29,5 @@ pub use hub::{Hub, HubError};
 pub use retention::Keeping;
 pub use run::Running;
 pub use snapshots::SnapshotConfig;
-pub use status::{Row, rows};
+pub use status::{Row, Stopped, rows, stopped};
 pub use verifying::Verified;

@@ -1,5 +1,7 @@
 //! Where every sink stands: positions from the stores, ends from the log, the rest from the workers' own words.
 
+use std::collections::BTreeMap;
+
 use primal_core::log::{EventLog, Limits};
 use primal_core::sink::Build;
 use primal_core::{Offset, Partition, Records, Timestamp, Topic};
@@ -49,6 +51,29 @@ pub struct Row {
     pub error: Option<String>,
 }
 
+/// The last word of a worker that stopped by itself.
+#[derive(Clone, Debug)]
+pub struct Stopped {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why the worker of a sink stopped, if that is the last that was heard of one.
+///
+/// # Errors
+/// The log's.
+pub async fn stopped(hub: &Hub, sink: &str) -> Result<Option<Stopped>, HubError> {
+    let heartbeats = status::heartbeats(&*hub.log).await?;
+    let last = latest(&heartbeats, sink).filter(|last| matches!(last.state, State::Failed | State::Stopped));
+    Ok(last.and_then(|last| Some(Stopped { at: Timestamp(last.at), reason: last.error.clone()? })))
+}
+
+fn latest<'a>(heartbeats: &'a BTreeMap<String, Vec<Heartbeat>>, sink: &str) -> Option<&'a Heartbeat> {
+    heartbeats.get(sink).and_then(|all| all.iter().max_by_key(|heartbeat| heartbeat.at))
+}
+
 /// The status of all sinks.
 ///
 /// # Errors
@@ -58,7 +83,7 @@ pub async fn rows(hub: &Hub) -> Result<Vec<Row>, HubError> {
     let verified = hub.verified().await?;
     let mut rows = Vec::new();
     for sink in &hub.config.sinks {
-        let latest = heartbeats.get(&sink.name).and_then(|all| all.iter().max_by_key(|heartbeat| heartbeat.at));
+        let latest = latest(&heartbeats, &sink.name);
         for feed in hub.feeds(sink, None)? {
             let mut row = row(hub, sink, &feed, latest).await?;
             if let Some(verified) = verified.get(&format!("{}/{}", row.sink, row.collection)) {

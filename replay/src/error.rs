@@ -24,6 +24,9 @@ pub enum ReplayError {
     /// Somebody else is at it.
     #[error("{0}")]
     Taken(String),
+    /// A write did not come from where the build is.
+    #[error("{}", JobError::Fenced)]
+    Fenced,
     /// The store failed.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -39,10 +42,20 @@ pub enum ReplayError {
 }
 
 impl ReplayError {
+    /// Whether the store or the log is away, or has no room. That is waited for, however long it takes.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            ReplayError::Sink(error) => matches!(error.fault, Fault::Unavailable | Fault::Unauthorized | Fault::Full),
+            ReplayError::Log(error) => error.is_passing(),
+            _ => false,
+        }
+    }
+
     /// Whether the same may succeed a moment later: also a write that was fenced, since the next one goes by what the
     /// store says.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self {
+            ReplayError::Fenced => true,
             ReplayError::Sink(error) => error.retry != Retry::No || error.fault == Fault::Fenced,
             ReplayError::Log(error) => error.is_passing(),
             _ => false,
@@ -73,7 +86,8 @@ impl From<JobError> for ReplayError {
     fn from(error: JobError) -> Self {
         match error {
             JobError::Cancelled => ReplayError::Interrupted(error.to_string()),
-            JobError::Fenced | JobError::Failed(_) => ReplayError::Failed(error.to_string()),
+            JobError::Fenced => ReplayError::Fenced,
+            JobError::Failed(_) => ReplayError::Failed(error.to_string()),
         }
     }
 }

@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::plan::Range;
 use crate::{Progress, Replay, ReplayError, Request};
 
+/// How often a fill is begun again that was fenced and has not come any further.
+const FENCED: u32 = 3;
+
 /// What all partitions of one fill share.
 #[derive(Clone)]
 struct Fill {
@@ -31,7 +34,8 @@ struct Fill {
 }
 
 impl Replay {
-    /// Brings a build up to the end of the given ranges, from where its positions are.
+    /// Brings a build up to the end of the given ranges, from where its positions are. While the store or the log fails
+    /// it waits, and goes on from there.
     pub(crate) async fn fill(
         &self,
         request: &Request,
@@ -40,7 +44,39 @@ impl Replay {
         tally: Option<&Arc<Tally>>,
         progress: &Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
-        let positions = self.sink.positions(target).await?;
+        let (mut from, mut attempt, mut fenced) = (None, 0, 0);
+        loop {
+            let positions = self.patiently(|| async { Ok(self.sink.positions(target).await?) }).await?;
+            if from.as_ref() != Some(&positions) {
+                (attempt, fenced) = (0, 0);
+            }
+            match self.fill_from(request, target, ranges, &positions, tally, progress).await {
+                Err(error) if error.is_outage() => self.wait(&error, attempt).await?,
+                // A write whose answer was lost is fenced when it is tried again: the store is further than was known.
+                Err(error) if error.is_passing() && fenced < FENCED => {
+                    self.wait(&error, attempt).await?;
+                    fenced += 1;
+                }
+                done => {
+                    if from.is_some() {
+                        self.job.well();
+                    }
+                    return done;
+                }
+            }
+            (from, attempt) = (Some(positions), attempt + 1);
+        }
+    }
+
+    async fn fill_from(
+        &self,
+        request: &Request,
+        target: &Target,
+        ranges: &[Range],
+        positions: &Positions,
+        tally: Option<&Arc<Tally>>,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<(), ReplayError> {
         let (job, stop) = self.job.part();
         let fill = Fill {
             job,

@@ -145,7 +145,7 @@ pub struct Part {
     pub eta_s: Option<u64>,
     /// When it ended, in microseconds since 1970.
     pub ended: Option<i64>,
-    /// Why it failed.
+    /// Why it failed; while it is at work, what it waits for.
     pub error: Option<String>,
     /// What a repair reads, so that it ends where it was to end when it began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -9,6 +9,7 @@ mod feed;
 mod gc;
 mod jobs;
 mod passed;
+mod patience;
 mod plan;
 mod redrive;
 mod repair;

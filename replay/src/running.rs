@@ -1,6 +1,7 @@
 //! A job at work: its sinks side by side, the collections of each one after the other; what it says of itself, and how it
 //! obeys what is asked of it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -68,21 +69,24 @@ impl Course {
         self.lock().get(index).map(|pace| pace.part.clone()).unwrap_or_default()
     }
 
-    /// The parts as they are now, with their rates.
-    fn parts(&self) -> Vec<Part> {
+    /// The parts as they are now, with their rates, and with what those at work wait for.
+    fn parts(&self, replays: &BTreeMap<usize, Arc<Replay>>) -> Vec<Part> {
         let now = Instant::now();
-        let measure = |pace: &mut Pace| {
+        let measure = |(index, pace): (usize, &mut Pace)| {
             pace.lately.retain(|(at, _)| now.duration_since(*at) <= LATELY);
             pace.lately.push((now, pace.part.done));
             let (part, first) = (&mut pace.part, pace.lately.first().copied().unwrap_or((now, 0)));
             let seconds = now.duration_since(first.0).as_secs_f64();
             part.rate = if seconds > 0.0 { part.done.saturating_sub(first.1) as f64 / seconds } else { 0.0 };
             let left = part.total.saturating_sub(part.done) as f64;
+            if part.state == State::Running {
+                part.error = replays.get(&index).and_then(|replay| replay.trouble());
+            }
             let known = part.state == State::Running && part.total > 0 && part.rate > 0.0;
             part.eta_s = known.then(|| (left / part.rate).ceil() as u64);
             part.clone()
         };
-        self.lock().iter_mut().map(measure).collect()
+        self.lock().iter_mut().enumerate().map(measure).collect()
     }
 }
 
@@ -138,8 +142,11 @@ pub async fn run(
     let course = Course(Arc::new(Mutex::new(paces.collect())));
     let window = claim.window();
     let is_closed = || window.is_some_and(|window| !window.is_open(env.now()));
-    let replays = lanes.iter().map(|lane| lane.replay.clone()).collect();
-    let mut still = Still { replays, window, is_paused: false, is_closed: false, audience: audience.clone() };
+    let of_parts =
+        |lane: &Lane| lane.requests.iter().map(|(index, _)| (*index, lane.replay.clone())).collect::<Vec<_>>();
+    let replays: BTreeMap<usize, Arc<Replay>> = lanes.iter().flat_map(of_parts).collect();
+    let mut still =
+        Still { replays: replays.clone(), window, is_paused: false, is_closed: false, audience: audience.clone() };
     still.set(false, is_closed());
     let (sender, mut ended) = mpsc::unbounded_channel();
     let mut running = JoinSet::new();
@@ -173,7 +180,7 @@ pub async fn run(
                 still.set(state == State::Paused, is_closed());
                 if state != before || said.elapsed() >= SAY {
                     let shown = if state == State::Cancelled { State::Running } else { state };
-                    if let Err(error) = claim.beat(shown, course.parts()).await {
+                    if let Err(error) = claim.beat(shown, course.parts(&replays)).await {
                         tracing::debug!(%error, "the progress of the job cannot be written");
                     }
                     said = Instant::now();
@@ -187,7 +194,7 @@ pub async fn run(
         Some(ReplayError::Interrupted(_)) => State::Interrupted,
         Some(_) => State::Failed,
     };
-    claim.beat(last, course.parts()).await?;
+    claim.beat(last, course.parts(&replays)).await?;
     match failed {
         Some(ReplayError::Interrupted(_)) if last == State::Cancelled => Err(ReplayError::Interrupted(format!(
             "{} was cancelled; what it built stays until `replay gc`, and the same command goes on with it",
@@ -203,7 +210,8 @@ pub async fn run(
 
 /// Whether the replays stand still, and why.
 struct Still {
-    replays: Vec<Arc<Replay>>,
+    /// By the numbers of the parts.
+    replays: BTreeMap<usize, Arc<Replay>>,
     window: Option<Window>,
     /// Because that was asked.
     is_paused: bool,
@@ -221,7 +229,7 @@ impl Still {
             });
         }
         (self.is_paused, self.is_closed) = (is_paused, is_closed);
-        self.replays.iter().for_each(|replay| replay.pause(is_paused || is_closed));
+        self.replays.values().for_each(|replay| replay.pause(is_paused || is_closed));
     }
 }
 

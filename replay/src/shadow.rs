@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use primal_audit::{Report, Scope, Tally, verify};
+use primal_core::log::Extent;
 use primal_core::sink::{Build, Swap, Target};
 use primal_runtime::Pace;
 use serde::Serialize;
@@ -84,25 +85,29 @@ impl Replay {
         let Build::Beside(generation) = target.build else {
             return Err(ReplayError::Failed("a shadow needs a generation of its own".to_owned()));
         };
-        if !plan.resumes {
-            let builds = self.sink.builds(&self.name, &target.collection).await?;
-            if let Some(old) = builds.rebuild {
-                swap.discard(&target.with_build(Build::Beside(old.generation))).await?;
+        self.patiently(|| async {
+            if !plan.resumes {
+                let builds = self.sink.builds(&self.name, &target.collection).await?;
+                if let Some(old) = builds.rebuild {
+                    swap.discard(&target.with_build(Build::Beside(old.generation))).await?;
+                }
+                swap.begin(target, &plan.selection).await?;
             }
-            swap.begin(target, &plan.selection).await?;
-        }
-        self.sink.prepare(target).await?;
-        let filled = self.filled(request, plan, target).await?;
+            Ok(self.sink.prepare(target).await?)
+        })
+        .await?;
+        let filled = self.patiently(|| self.filled(request, plan, target)).await?;
         progress.begin("rebuild", plan.events);
         progress.skip(filled);
         let mut ranges = plan.ranges.clone();
-        let tally = self.tally(request, target).await?;
+        let tally = self.patiently(|| self.tally(request, target)).await?;
         self.fill(request, target, &ranges, tally.as_ref(), progress).await?;
         // A long fill leaves a longer tail behind; each round's tail is shorter than the one before, unless the pace is below
         // that of live traffic.
         let (mut tail, held_back) = (u64::MAX, self.job.pace() != Pace::default());
         for _ in 0..20 {
-            let added = self.extend(request, &mut ranges).await?;
+            let extents = self.patiently(|| self.extents(request)).await?;
+            let added = extend(&extents, &mut ranges);
             if added <= NEARLY || (held_back && added >= tail) {
                 break;
             }
@@ -141,7 +146,7 @@ impl Replay {
         let filled = self.filled(request, plan, target).await?;
         progress.begin("copy", plan.events);
         progress.skip(filled);
-        let tally = self.tally(request, target).await?;
+        let tally = self.patiently(|| self.tally(request, target)).await?;
         self.fill(request, target, &plan.ranges, tally.as_ref(), progress).await?;
         let report = self.verified(request, plan, target, tally.as_deref(), progress).await?;
         Ok(Rebuilt { events: plan.events, verified: Some(report), ..self.nothing(request, Mode::Copy) })
@@ -171,9 +176,21 @@ impl Replay {
         tally: Option<&Tally>,
         progress: &Arc<dyn Progress>,
     ) -> Result<Report, ReplayError> {
+        let report = self.patiently(|| self.compared(request, plan, target, tally, progress)).await?;
+        if report.is_clean() { Ok(report) } else { Err(ReplayError::Different(Box::new(report))) }
+    }
+
+    async fn compared(
+        &self,
+        request: &Request,
+        plan: &Plan,
+        target: &Target,
+        tally: Option<&Tally>,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Report, ReplayError> {
         let from = plan.ranges.iter().map(|range| (range.partition, range.from)).collect();
         let scope = Scope { from, keys: request.selection.keys.clone(), within: None };
-        let report = loop {
+        loop {
             self.job.admit(0).await?;
             progress.begin("verify", plan.events);
             let told = |events| progress.advance(events);
@@ -181,10 +198,9 @@ impl Replay {
             tokio::select! {
                 biased;
                 held_up = self.job.held_up() => held_up?,
-                report = verify(&*self.sink, &*self.log, target, &request.feed.epochs, &scope, tally, told) => break report?,
+                report = verify(&*self.sink, &*self.log, target, &request.feed.epochs, &scope, tally, told) => return Ok(report?),
             }
-        };
-        if report.is_clean() { Ok(report) } else { Err(ReplayError::Different(Box::new(report))) }
+        }
     }
 
     /// Reads to the end and asks for the swap, until the store finds the new generation at or past the live one.
@@ -203,7 +219,11 @@ impl Replay {
         let mut reason = String::new();
         while started.elapsed().saturating_sub(self.job.stood() - stood) < CATCH_UP {
             self.job.admit(0).await?;
-            match self.catch_up(request, target, ranges, progress).await {
+            let caught_up = self.catch_up(request, target, ranges, progress).await;
+            if caught_up.is_ok() {
+                self.job.well();
+            }
+            match caught_up {
                 Ok(CaughtUp::Swapped) => return Ok(()),
                 Ok(CaughtUp::Behind) => AHEAD.clone_into(&mut reason),
                 // Nothing came, so nothing will be different at once.
@@ -213,10 +233,14 @@ impl Replay {
                     tokio::time::sleep(pause).await;
                 }
                 Err(error) if error.is_passing() => {
-                    tracing::warn!(%error, "catching up failed, trying again");
                     reason = error.to_string();
-                    let pause = self.env.backoff(Duration::from_millis(200), Duration::from_secs(5), attempt);
-                    tokio::time::sleep(pause).await;
+                    // While the store or the log is away, it only stands still.
+                    if error.is_outage() {
+                        self.wait(&error, attempt).await?;
+                    } else {
+                        let pause = self.env.backoff(Duration::from_millis(200), Duration::from_secs(5), attempt);
+                        tokio::time::sleep(pause).await;
+                    }
                     // It may have been done although the answer was lost.
                     if self.sink.builds(&self.name, &target.collection).await.is_ok_and(|b| b.live == generation) {
                         return Ok(());
@@ -242,7 +266,7 @@ impl Replay {
         ranges: &mut [Range],
         progress: &Arc<dyn Progress>,
     ) -> Result<CaughtUp, ReplayError> {
-        let added = self.extend(request, ranges).await?;
+        let added = extend(&self.extents(request).await?, ranges);
         // A few events against live writes: whoever rests meanwhile never overtakes them.
         self.job.lift(added <= NEARLY);
         let filled = self.fill(request, target, ranges, None, progress).await;
@@ -257,18 +281,9 @@ impl Replay {
         })
     }
 
-    /// Moves the ends of ranges to the present end of the log; how many events that adds.
-    async fn extend(&self, request: &Request, ranges: &mut [Range]) -> Result<u64, ReplayError> {
+    async fn extents(&self, request: &Request) -> Result<Vec<Extent>, ReplayError> {
         let topic = request.feed.collection.topic();
-        let extents = self.log.extents(&topic).await?.ok_or(primal_core::LogError::NoTopic(topic))?;
-        let mut added = 0;
-        for range in ranges {
-            if let Some(extent) = extents.get(range.partition as usize) {
-                added += (extent.end - range.to).max(0) as u64;
-                range.to = extent.end.max(range.to);
-            }
-        }
-        Ok(added)
+        Ok(self.log.extents(&topic).await?.ok_or(primal_core::LogError::NoTopic(topic))?)
     }
 
     /// Makes the previous generation live again; which one that is. It catches up from its own positions as soon as a
@@ -306,4 +321,16 @@ impl Replay {
             rejected: 0,
         }
     }
+}
+
+/// Moves the ends of ranges to the present end of the log; how many events that adds.
+fn extend(extents: &[Extent], ranges: &mut [Range]) -> u64 {
+    let mut added = 0;
+    for range in ranges {
+        if let Some(extent) = extents.get(range.partition as usize) {
+            added += (extent.end - range.to).max(0) as u64;
+            range.to = extent.end.max(range.to);
+        }
+    }
+    added
 }

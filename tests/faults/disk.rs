@@ -12,10 +12,10 @@ use serde_json::Value;
 use crate::scene::{EMBEDDED, FILE, Scene};
 
 /// A file system in memory, with ballast in it that can be thrown out.
-struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
-    fn mount(at: &Path, megabytes: u32) -> Self {
+    pub fn mount(at: &Path, megabytes: u32) -> Self {
         std::fs::create_dir_all(at).unwrap();
         let size = format!("size={megabytes}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output().unwrap();
@@ -24,14 +24,17 @@ impl Disk {
     }
 
     /// Leaves so many bytes of room.
-    fn fill(&self, but: u64) {
+    pub fn fill(&self, but: u64) {
         let asked = Command::new("df").args(["--output=avail", "-B1"]).arg(&self.0).output().unwrap();
         let text = String::from_utf8(asked.stdout).unwrap();
         let room: u64 = text.lines().last().unwrap().trim().parse().unwrap();
-        std::fs::write(self.0.join("ballast"), vec![0; usize::try_from(room.saturating_sub(but)).unwrap()]).unwrap();
+        let ballast = vec![0; usize::try_from(room.saturating_sub(but)).unwrap()];
+        let written = std::fs::write(self.0.join("ballast"), ballast);
+        // Whoever else writes may take the rest meanwhile.
+        assert!(written.is_ok() || written.is_err_and(|error| error.kind() == std::io::ErrorKind::StorageFull));
     }
 
-    fn make_room(&self) {
+    pub fn make_room(&self) {
         std::fs::remove_file(self.0.join("ballast")).unwrap();
     }
 }

@@ -281,3 +281,59 @@ fn what_is_left_over_is_listed_and_dropped(mut hub: Hub) {
     refused(&hub, 2, &["replay", "gc", "--older-than", "soon"], "is no span of time");
     hub.verified(&["all"]);
 }
+
+#[test]
+fn a_stopped_worker_says_why_embedded() {
+    a_stopped_worker_says_why(embedded());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_worker_says_why_kafka() {
+    a_stopped_worker_says_why(on_kafka("stopped", "").await);
+}
+
+fn a_stopped_worker_says_why(mut hub: Hub) {
+    publish(&hub, &[put("orders", "o1", "e1", json!({ "total": 1 }))]);
+    deliver(&mut hub);
+    let replay = |hub: &Hub, sink: &str, more: &[&str]| {
+        let of = ["--sink", sink, "--collection", "orders"];
+        let output = hub.command("replay", &[&of[..], more].concat());
+        let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(output.status.success(), "{texts:?}");
+        texts
+    };
+    let plan = |hub: &Hub, sink: &str| replay(hub, sink, &["--from", "earliest"])[0].clone();
+    // It ended in good order, and there is nothing to say.
+    assert!(!plan(&hub, "rows").contains("the worker of"), "{}", plan(&hub, "rows"));
+
+    let schema = r#"{"type":"object","properties":{"total":{"type":"number"}}}"#;
+    std::fs::write(hub.folder.path().join("orders.json"), schema).unwrap();
+    hub.start();
+    let row = |rows: &[Value]| rows.iter().find(|row| row["sink"] == "rows").unwrap().clone();
+    hub.wait("stopping", Duration::from_secs(30), |rows| row(rows)["state"] == "failed");
+    let why = row(&hub.status())["error"].as_str().unwrap().to_owned();
+    let told = plan(&hub, "rows");
+    assert!(told.contains("note: the worker of rows stopped at 20") && told.contains(&why), "{why}: {told}");
+    let [printed, _] = replay(&hub, "rows", &["--from", "earliest", "--json"]);
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    let is_told = |note: &Value| note.as_str().unwrap().contains(&why);
+    assert!(printed["notes"].as_array().unwrap().iter().any(is_told), "{printed}");
+    assert!(!plan(&hub, "all").contains("the worker of"));
+
+    // The rebuild is what mends it; that the worker has to be started again is said at the end.
+    let [done, told] = replay(&hub, "rows", &["--from", "earliest", "--execute", "--json"]);
+    assert!(done.contains("\"generation\":2") || done.contains("\"generation\": 2"), "{done}");
+    assert!(told.contains("note: the worker of rows stopped at 20") && told.contains(&why), "{why}: {told}");
+    let [_, told] = replay(&hub, "rows", &["--rollback"]);
+    assert!(told.contains(&why), "{told}");
+    replay(&hub, "rows", &["--rollback"]);
+    hub.kill();
+    publish(&hub, &[put("orders", "o2", "e2", json!({ "total": 2.5 }))]);
+    hub.start();
+    hub.caught_up();
+    assert!(!plan(&hub, "rows").contains("the worker of"));
+    let [_, told] = replay(&hub, "rows", &["--from", "earliest", "--execute"]);
+    assert!(!told.contains("the worker of"), "{told}");
+    hub.terminate();
+    hub.verified(&["rows"]);
+}

@@ -1,9 +1,9 @@
 //! Replays as jobs: listed, paused, resumed and cancelled from another shell, killed and taken up again; on both logs.
 
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use primal_tests::{Hub, program};
+use primal_tests::Hub;
+use primal_tests::job::{Replay, at_work, done, list, status};
 use serde_json::{Value, json};
 
 use crate::told::{embedded, on_kafka, publish, put, refused};
@@ -20,69 +20,6 @@ fn filled(mut hub: Hub) -> Hub {
     hub.caught_up();
     hub.terminate();
     hub
-}
-
-/// A replay as a process of its own; it is killed when the test ends.
-struct Replay(Child);
-
-impl Drop for Replay {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Replay {
-    fn start(hub: &Hub, arguments: &[&[&str]]) -> Self {
-        let said = std::fs::File::create(hub.folder.path().join("replay.err")).unwrap();
-        let mut command = Command::new(program("replay"));
-        command.args(arguments.concat()).current_dir(&hub.folder).stdout(Stdio::null()).stderr(said);
-        Replay(command.spawn().unwrap())
-    }
-
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-
-    fn ended(mut self) -> ExitStatus {
-        let until = Instant::now() + Duration::from_secs(60);
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < until, "the replay does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-fn list(hub: &Hub) -> Vec<Value> {
-    serde_json::from_str(&hub.succeed("replay", &["list", "--json"])).unwrap()
-}
-
-/// Waits until the newest job has begun to write; its id.
-fn at_work(hub: &Hub) -> String {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        let jobs = list(hub);
-        let newest = jobs.first().filter(|job| job["state"] == "running" && done(job) > 0);
-        if let Some(job) = newest {
-            return job["id"].as_str().unwrap().to_owned();
-        }
-        let said = std::fs::read_to_string(hub.folder.path().join("replay.err")).unwrap_or_default();
-        assert!(Instant::now() < until, "{jobs:#?} {said}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-fn status(hub: &Hub, id: &str) -> Value {
-    let jobs: Value = serde_json::from_str(&hub.succeed("replay", &["status", id, "--json"])).unwrap();
-    jobs[0].clone()
-}
-
-fn done(job: &Value) -> u64 {
-    job["parts"][0]["done"].as_u64().unwrap()
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::Path;
 
 pub mod checks;
 mod hub;
+pub mod job;
 pub mod load;
 pub mod proxy;
 mod servers;

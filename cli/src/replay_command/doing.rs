@@ -6,7 +6,7 @@ use primal_hub::Hub;
 use primal_replay::{Audience, Claim, Ended, Part, Plan, Progress, ReplayError, run};
 use tokio_util::sync::CancellationToken;
 
-use super::{Lane, shown};
+use super::{Lane, remind, shown};
 use crate::output::{self, Bars};
 use crate::{Outcome, audit};
 
@@ -47,6 +47,7 @@ pub(super) async fn execute(
         }
     };
     output::remark(&format!("replay {}{more}", claim.id()));
+    let sinks: Vec<String> = lanes.iter().map(|lane| lane.sink.name.clone()).collect();
     let mut index = 0;
     let lanes = lanes.into_iter().map(|lane| {
         let number = |request| {
@@ -59,7 +60,12 @@ pub(super) async fn execute(
     let told = Arc::new(Told { bars: Bars::new(), json });
     let result = run(claim, lanes, &hub.env, cancel, told.clone()).await;
     told.bars.clear();
-    Ok(result?)
+    let mut reminded = Ok(());
+    for sink in &sinks {
+        reminded = reminded.and(remind(hub, sink).await);
+    }
+    result?;
+    reminded
 }
 
 /// Bars on a terminal, results on stdout.

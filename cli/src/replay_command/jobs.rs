@@ -89,13 +89,16 @@ fn row(job: &Listed) -> Vec<String> {
     ]
 }
 
-/// A dead job's last word is kept beside it, and one that stands still by itself says until when.
+/// A dead job's last word is kept beside it, one that stands still by itself says until when, and one whose store or log
+/// fails is trying again.
 fn state(job: &Listed) -> String {
     let closed = job.spec.window.filter(|window| !window.is_open(Env::system().now()));
     if let (State::Running, Some(window)) = (job.state, closed) {
         return format!("waits for {}", window.opens());
     }
+    let fails = job.at_work().any(|part| part.error.is_some());
     match job.state {
+        State::Running if fails => "retrying".to_owned(),
         State::Dead if job.said != State::Running => format!("dead, was {}", job.said.as_str()),
         state => state.as_str().to_owned(),
     }

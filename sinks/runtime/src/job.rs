@@ -19,7 +19,7 @@ use crate::pace::{Gate, Pace};
 use crate::parked::Parked;
 use crate::receipting::Receipts;
 use crate::seen::Seen;
-use crate::status::Status;
+use crate::status::{State, Status};
 
 /// Why a job ended early.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,9 +118,29 @@ impl Job {
         self.shared.gate.pause(paused);
     }
 
-    /// How long it has been paused by now.
+    /// How long it has stood still by now: paused, or because the store or the log failed.
     pub fn stood(&self) -> Duration {
-        self.shared.gate.stood()
+        self.shared.gate.stood() + self.shared.status.retried()
+    }
+
+    /// What it waits for, while the store or the log fails and it tries again.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.status.trouble()
+    }
+
+    /// Something failed that may pass: waits for a while before it is tried again, and says meanwhile what it was.
+    ///
+    /// # Errors
+    /// It was cancelled.
+    pub async fn wait(&self, error: String, pause: Duration) -> Result<(), JobError> {
+        tracing::warn!(sink = self.shared.name, error, retry_in_ms = pause.as_millis() as u64, "trying again");
+        self.shared.status.set(State::Retrying, Some(error));
+        self.cancel.run_until_cancelled(tokio::time::sleep(pause)).await.ok_or(JobError::Cancelled)
+    }
+
+    /// What had failed is done.
+    pub fn well(&self) {
+        self.shared.status.set(State::Running, None);
     }
 
     /// Waits until so many events may be taken: while it is paused, and as the rate has it.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use metrics::{counter, gauge};
 use primal_core::error::LogError;
@@ -10,6 +11,7 @@ use primal_core::keyed::Keyed;
 use primal_core::log::{EventLog, TopicPartition};
 use primal_core::{Collection, Offset, Timestamp, Topic};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +100,10 @@ struct Inner {
     heartbeat: Heartbeat,
     offsets: BTreeMap<TopicPartition, Offset>,
     dirty: bool,
+    /// Since when it has been trying again.
+    retrying: Option<Instant>,
+    /// How long it did so before that.
+    retried: Duration,
 }
 
 impl Status {
@@ -108,11 +114,28 @@ impl Status {
 
     pub(crate) fn set(&self, state: State, error: Option<String>) {
         let mut inner = self.lock();
+        if state == State::Retrying {
+            inner.retrying.get_or_insert_with(Instant::now);
+        } else if let Some(since) = inner.retrying.take() {
+            inner.retried += since.elapsed();
+        }
         if inner.heartbeat.state != state || inner.heartbeat.error != error {
             inner.heartbeat.state = state;
             inner.heartbeat.error = error;
             inner.dirty = true;
         }
+    }
+
+    /// What it waits for, while it tries again.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let inner = self.lock();
+        inner.heartbeat.error.clone().filter(|_| inner.heartbeat.state == State::Retrying)
+    }
+
+    /// How long it has been trying again in all.
+    pub(crate) fn retried(&self) -> Duration {
+        let inner = self.lock();
+        inner.retried + inner.retrying.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Adds to the counts of a collection, here and in the metrics.

@@ -15,7 +15,7 @@ use primal_runtime::OnReject;
 use tokio_util::sync::CancellationToken;
 
 use crate::facts::{Fact, Facts, Why};
-use crate::setup::{Action, GROUP, Setup};
+use crate::setup::{GROUP, Setup};
 use crate::store::Records;
 
 /// A broken rule.
@@ -59,13 +59,15 @@ struct Inner {
     /// Partitions that a worker wrote to after it lost them, in a store that compares nothing.
     holes: BTreeSet<Partition>,
     redriving: bool,
+    /// What is wrong in the store on purpose, until it was mended.
+    damaged: Option<String>,
 }
 
 impl Judge {
     /// Of a run.
     pub fn new(setup: &Setup, world: Arc<World>) -> Arc<Self> {
         let facts = Facts::new(world.clone(), setup);
-        let inner = Inner { facts, broken: None, holes: BTreeSet::new(), redriving: false };
+        let inner = Inner { facts, broken: None, holes: BTreeSet::new(), redriving: false, damaged: None };
         Arc::new(Judge { setup: setup.clone(), world, inner: Mutex::new(inner), stop: CancellationToken::new() })
     }
 
@@ -83,6 +85,32 @@ impl Judge {
     /// Dead letters are applied from now on, so parked events may be written.
     pub fn redriving(&self) {
         self.inner().redriving = true;
+    }
+
+    /// A record is wrong on purpose from now on, or no record is any more.
+    pub fn damaged(&self, identity: Option<&str>) {
+        self.world.note(hash(identity.unwrap_or("mended")));
+        self.inner().damaged = identity.map(str::to_owned);
+    }
+
+    /// How a record differs from what the log says of its identity before an offset.
+    pub fn wrong(&self, stored: Option<&Stored>, partition: Partition, identity: &str, to: i64) -> Option<String> {
+        let projection = self.setup.projection;
+        let every = projection.keeps_every_event();
+        self.with_facts(|facts| {
+            let counts = |fact: &&Fact| {
+                let known = fact.op.is_some() && facts.letter(partition, fact.offset).is_none();
+                known && fact.offset < to && fact.identity(projection) == identity
+            };
+            let mut all = facts.of(partition).iter().filter(counts);
+            let wanted = if every { all.next() } else { all.next_back() }?;
+            let Some(stored) = stored else { return Some(format!("{identity} is not there")) };
+            if stored.version < wanted.version() || (every && stored.version != wanted.version()) {
+                return Some(format!("{identity} has version {}, expected {}", stored.version, wanted.version()));
+            }
+            let fact = facts.at(partition, stored.version.0 as i64 - 1)?;
+            differs(fact, identity, Some(stored), every).map(|wrong| format!("{identity}: {wrong}"))
+        })
     }
 
     /// Looks at the log as it is now.
@@ -209,10 +237,11 @@ impl Judge {
     pub fn missing(&self, records: &Records, partition: Partition, from: i64, to: i64) -> Option<String> {
         let projection = self.setup.projection;
         let every = projection.keeps_every_event();
+        let damaged = self.inner().damaged.clone();
         self.with_facts(|facts| {
             for fact in facts.of(partition).iter().filter(|fact| (from..to).contains(&fact.offset)) {
                 let letter = facts.letter(partition, fact.offset);
-                if letter.is_some() {
+                if letter.is_some() || damaged.as_deref() == Some(fact.identity(projection)) {
                     continue;
                 }
                 if fact.op.is_none() {
@@ -258,7 +287,7 @@ impl Judge {
             // Where the position comes after the data, the live generation may be ahead of it.
             let ahead = self.setup.class != Class::Transactional && !settled(before);
             // With transactions only an earlier rebuild brings in what the live generation has parked.
-            let rebuilt = self.setup.actions.iter().filter(|action| **action == Action::Shadow).count() > 1;
+            let rebuilt = self.setup.actions.iter().filter(|action| action.rebuilds()).count() > 1;
             let parked = || (rebuilt || self.setup.class != Class::Transactional) && self.may_be_ahead(before);
             if after.is_none_or(|after| after < before.version) && !ahead && !parked() {
                 self.broken("swap", format!("{identity} went from version {} to {after:?}", before.version));
@@ -270,7 +299,8 @@ impl Judge {
     /// one batch may be parked behind one of them when it is delivered again in another, where the position comes after the
     /// data; and a rebuild may have been ahead of the live generation, which then parked it.
     pub fn may_be_ahead(&self, stored: &Stored) -> bool {
-        let twice = self.setup.class != Class::Transactional || self.setup.actions.contains(&Action::Shadow);
+        let twice =
+            self.setup.class != Class::Transactional || self.setup.actions.iter().any(|action| action.rebuilds());
         let offset = stored.version.0 as i64 - 1;
         let parked = |facts: &Facts| {
             let here = |(partition, all): (Partition, &[Fact])| {

@@ -6,6 +6,7 @@
 
 pub mod bugs;
 mod client;
+mod damage;
 mod facts;
 mod judge;
 mod operator;

@@ -1,13 +1,13 @@
 //! The operator: rebuilds, rolls back, repairs, verifies and redrives, each time with the command that a person would give,
 //! and gives it again when it was interrupted.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use primal_audit::{Scope, Selection, verify};
 use primal_core::sink::{Build, Class};
-use primal_core::{Epochs, EventLog, Sink};
+use primal_core::{Epochs, EventLog, Offset, Partition, Sink};
 use primal_log_sim::{Process, SimLog, World, mix};
 use primal_replay::{Mode, Progress, Replay, ReplayError, Request};
 use primal_runtime::{Feed, Job, Pace};
@@ -20,6 +20,10 @@ use crate::store::Store;
 
 /// How often an interrupted command is given again.
 const TRIES: u64 = 50;
+/// Within so many milliseconds after its begin a rebuild is cancelled.
+const MIDWAY: u64 = 1_000;
+/// How long a rebuild may take to end when it is cancelled: the slowest steps, one after the other.
+const OBEYS: Duration = Duration::from_secs(60);
 
 /// Who gives commands.
 #[derive(Clone)]
@@ -44,6 +48,26 @@ impl Progress for Silent {
     fn skip(&self, _: u64) {}
 }
 
+/// Up to where a repair has written each partition.
+#[derive(Default)]
+struct Reached(Mutex<BTreeMap<Partition, Offset>>);
+
+impl Reached {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Partition, Offset>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress for Reached {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn skip(&self, _: u64) {}
+
+    fn reached(&self, partition: Partition, offset: Offset) {
+        self.lock().insert(partition, offset);
+    }
+}
+
 /// What the collection looks like in the sink.
 pub fn feed(setup: &Setup) -> Feed {
     Feed {
@@ -60,11 +84,11 @@ impl Operator {
     pub async fn run(self) {
         for (index, action) in (0..).zip(self.setup.actions.clone()) {
             tokio::time::sleep(Duration::from_millis(mix(mix(self.setup.seed, 0x0b), index) % 6_000)).await;
-            self.act(action).await;
+            self.act(action, mix(mix(self.setup.seed, 0xd0), index)).await;
         }
     }
 
-    async fn act(&self, action: Action) {
+    async fn act(&self, action: Action, drawn: u64) {
         let request = |mode, keys: BTreeSet<String>| Request {
             mode: Some(mode),
             selection: Selection { keys, ..Selection::default() },
@@ -83,16 +107,93 @@ impl Operator {
                 .await;
             }
             Action::Verify => self.verify().await,
+            Action::Return => {
+                let request = request(Mode::Shadow, BTreeSet::new());
+                self.replay(&request, true).await;
+                self.roll_back(&request).await;
+            }
+            Action::Abandon => self.abandon(&request(Mode::Shadow, BTreeSet::new()), drawn).await,
+            Action::MendKey | Action::MendAll => {
+                let Some(damage) = self.store.damage(&self.setup, drawn) else { return };
+                let all = action == Action::MendAll;
+                let keys = if all { BTreeSet::new() } else { BTreeSet::from([damage.key.clone()]) };
+                self.repair(&request(Mode::Repair, keys)).await;
+                self.store.is_mended(&damage);
+            }
+        }
+    }
+
+    /// Makes the generation before the last rebuild live again, and looks whether it is.
+    async fn roll_back(&self, request: &Request) {
+        let Some(wanted) = self.store.tables().builds.previous else { return };
+        let live = || self.store.tables().builds.live;
+        self.until_done("rollback", TRIES, true, async |replay: &Replay| {
+            // Of a command that was interrupted, only the answer may have been lost.
+            if live() == wanted { Ok(()) } else { replay.rollback(request).await.map(|_| ()) }
+        })
+        .await;
+        if live() != wanted {
+            self.judge.broken("rollback", format!("generation {} is live, not {wanted}", live()));
+        }
+    }
+
+    /// Begins a rebuild, cancels it midway, and gives the same command later: it goes on with what there is.
+    async fn abandon(&self, request: &Request, drawn: u64) {
+        let process = self.world.process("operator");
+        let done = async {
+            let replay = self.replay_of(&process).await?;
+            self.execute(&replay, request).await
+        };
+        let cancelled = async {
+            tokio::time::sleep(Duration::from_millis(mix(drawn, 0) % MIDWAY)).await;
+            process.ending().cancel();
+            tokio::time::sleep(OBEYS).await;
+        };
+        tokio::select! {
+            biased;
+            () = process.died() => {}
+            _ = done => {}
+            () = cancelled => self.judge.broken("stuck", "a rebuild that was cancelled did not end"),
+        }
+        process.kill();
+        {
+            let mut tables = self.store.tables();
+            tables.abandoned = tables.builds.rebuild.as_ref().map(|rebuild| rebuild.generation);
+        }
+        tokio::time::sleep(Duration::from_millis(mix(drawn, 1) % 4_000)).await;
+        self.replay(request, true).await;
+        let left = self.store.tables().abandoned.take();
+        if let Some(generation) = left.filter(|_| !self.is_excused()) {
+            self.judge.broken("resumed", format!("generation {generation} was begun, and did not become live"));
         }
     }
 
     /// A rebuild goes on from where it was, so it comes to its end; a repair begins anew, and may not.
     async fn replay(&self, request: &Request, resumes: bool) {
-        self.until_done("replay", TRIES, resumes, async |replay: &Replay| {
-            let plan = replay.plan(request).await?;
-            replay.execute(request, &plan, Arc::new(Silent)).await.map(|_| ())
+        self.until_done("replay", TRIES, resumes, async |replay: &Replay| self.execute(replay, request).await).await;
+    }
+
+    /// A repair that goes on from where it was and ends where it was to end, as a job does that is taken up again.
+    async fn repair(&self, request: &Request) {
+        let (ranges, reached) = (OnceLock::new(), Arc::new(Reached::default()));
+        self.until_done("repair", TRIES, true, async |replay: &Replay| {
+            let mut plan = replay.plan(request).await?;
+            plan.go_on(ranges.get_or_init(|| plan.ranges.clone()).clone(), reached.lock().clone());
+            replay.execute(request, &plan, reached.clone()).await.map(|_| ())
         })
         .await;
+    }
+
+    async fn execute(&self, replay: &Replay, request: &Request) -> Result<(), ReplayError> {
+        let plan = replay.plan(request).await?;
+        let done = replay.execute(request, &plan, Arc::new(Silent)).await;
+        // A store or a log that fails for a while is waited for, and a lost answer is no other process.
+        if let (Mode::Shadow, Err(error)) = (plan.mode, &done)
+            && error.is_passing()
+        {
+            self.judge.broken("patience", format!("a rebuild ended with what passes: {error}"));
+        }
+        done.map(|_| ())
     }
 
     /// Redrives all dead letters.

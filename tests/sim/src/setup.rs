@@ -28,6 +28,21 @@ pub enum Action {
     RepairKey,
     /// Compares the store with the log.
     Verify,
+    /// Rebuilds the collection, and makes the generation before it live again.
+    Return,
+    /// Cancels a rebuild midway, and gives it again later.
+    Abandon,
+    /// Damages a record, and writes its key again in place.
+    MendKey,
+    /// Damages a record, and writes everything again in place.
+    MendAll,
+}
+
+impl Action {
+    /// Whether a generation is built and swapped in.
+    pub fn rebuilds(self) -> bool {
+        matches!(self, Action::Shadow | Action::Return | Action::Abandon)
+    }
 }
 
 /// One run.
@@ -64,6 +79,21 @@ pub struct Setup {
 impl Setup {
     /// Reads a seed.
     pub fn new(seed: u64) -> Self {
+        let mut setup = Setup::plain(seed);
+        let draw = |what: u64, count: usize| (mix(mix(seed, 0xac7), what) % count as u64) as usize;
+        for index in 0..draw(0, 3) as u64 {
+            let place = draw(10 + index, setup.actions.len() + 1);
+            let further = [Action::Return, Action::Abandon, Action::MendKey, Action::MendAll];
+            setup.actions.extend(further.get(draw(20 + index, further.len())));
+            if let Some(rest) = setup.actions.get_mut(place..) {
+                rest.rotate_right(1);
+            }
+        }
+        setup
+    }
+
+    /// The same without the operator's longer tasks: what seeds meant before there were any.
+    pub fn plain(seed: u64) -> Self {
         let draw = |what: u64, count: u64| mix(mix(seed, 0x5e7), what) % count;
         let classes = [Class::Transactional, Class::Versioned, Class::Overwrite, Class::Append];
         let class = classes.get(draw(0, 4) as usize).copied().unwrap_or(Class::Transactional);

@@ -250,6 +250,9 @@ impl Swap for SimSink {
             let mut tables = self.store.tables();
             tables.drop_build(target);
             if let Build::Beside(generation) = target.build {
+                if tables.abandoned == Some(generation) {
+                    self.store.judge.broken("resumed", format!("generation {generation} was thrown away"));
+                }
                 tables.builds.rebuild.take_if(|rebuild| rebuild.generation == generation);
                 tables.builds.previous.take_if(|previous| *previous == generation);
             }
@@ -279,6 +282,7 @@ fn swap(store: &Store, tables: &mut Tables, to: &Target, asked: bool, look: bool
         tables.drop_build(&to.with_build(Build::Beside(older)));
     }
     let rebuild = builds.rebuild.filter(|rebuild| rebuild.generation != generation);
+    tables.abandoned.take_if(|abandoned| *abandoned == generation);
     tables.builds = Builds { live: generation, previous: Some(builds.live), rebuild };
     Ok(true)
 }

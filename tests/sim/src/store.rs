@@ -34,6 +34,8 @@ pub struct Tables {
     pub positions: BTreeMap<String, Positions>,
     /// Of the one collection.
     pub builds: Builds,
+    /// A rebuild that was cancelled, and has to be gone on with until it is live.
+    pub abandoned: Option<u64>,
 }
 
 /// A record that one event leaves behind.
@@ -51,7 +53,7 @@ impl Store {
     /// An empty one.
     pub fn new(class: Class, names_rejects: bool, judge: Arc<Judge>) -> Arc<Self> {
         let builds = Builds { live: 1, ..Builds::default() };
-        let tables = Tables { records: BTreeMap::new(), positions: BTreeMap::new(), builds };
+        let tables = Tables { records: BTreeMap::new(), positions: BTreeMap::new(), builds, abandoned: None };
         Arc::new(Store { class, names_rejects, judge, lenient: AtomicBool::new(false), tables: Mutex::new(tables) })
     }
 
@@ -171,7 +173,8 @@ impl Tables {
         self.positions.get(&self.live()).cloned().unwrap_or_default()
     }
 
-    fn live(&self) -> String {
+    /// The live generation's name.
+    pub fn live(&self) -> String {
         format!("{}__g{}", crate::setup::Setup::collection(), self.builds.live)
     }
 }

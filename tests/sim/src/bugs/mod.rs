@@ -39,11 +39,17 @@ pub enum Bug {
     ForgetsIds,
     /// A fetch that is given up has taken records.
     FetchLoses,
+    /// A repair writes nothing.
+    RepairsNothing,
+    /// A rollback does nothing.
+    IgnoresRollback,
+    /// A rebuild that was begun is taken for another one.
+    ForgetsRebuild,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 16] = [
         Bug::PositionFirst,
         Bug::NoFence,
         Bug::DropsAppends,
@@ -57,6 +63,9 @@ impl Bug {
         Bug::AcknowledgesFailures,
         Bug::ForgetsIds,
         Bug::FetchLoses,
+        Bug::RepairsNothing,
+        Bug::IgnoresRollback,
+        Bug::ForgetsRebuild,
     ];
 
     /// The log that a worker is given.
@@ -88,8 +97,9 @@ impl Bug {
 
     /// The sink that the operator is given.
     pub fn operator_sink(bug: Option<Bug>, sink: Arc<SimSink>) -> Arc<dyn Sink> {
+        use Bug::{ForgetsRebuild, IgnoresRollback, RepairsNothing, SwapsEarly};
         match bug {
-            Some(bug @ Bug::SwapsEarly) => sink::wrong(bug, sink),
+            Some(bug @ (SwapsEarly | RepairsNothing | IgnoresRollback | ForgetsRebuild)) => sink::wrong(bug, sink),
             _ => sink,
         }
     }

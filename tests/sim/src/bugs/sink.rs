@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use primal_core::batch::Batch;
+use primal_core::batch::{Batch, Mode};
 use primal_core::sink::{Build, Builds, Health, Outcome, Positions, Reader, Sink, Swap, Target};
 use primal_core::{Collection, Op, SinkError};
 
@@ -31,7 +31,11 @@ impl Sink for WrongSink {
     }
 
     async fn builds(&self, sink: &str, collection: &Collection) -> Result<Builds, SinkError> {
-        self.right.builds(sink, collection).await
+        let mut builds = self.right.builds(sink, collection).await?;
+        if let (Bug::ForgetsRebuild, Some(rebuild)) = (self.bug, &mut builds.rebuild) {
+            rebuild.plan = "another".to_owned();
+        }
+        Ok(builds)
     }
 
     async fn prepare(&self, target: &Target) -> Result<(), SinkError> {
@@ -63,6 +67,7 @@ impl Sink for WrongSink {
                 let mut seen = BTreeSet::new();
                 batch.events.retain(|event| seen.insert(event.key));
             }
+            Bug::RepairsNothing if batch.mode == Mode::Repair => batch.events.clear(),
             Bug::ForgetsDeletes => batch.events.retain(|event| event.op != Op::Delete),
             _ => {}
         }
@@ -87,6 +92,9 @@ impl Swap for WrongSink {
     }
 
     async fn swap(&self, to: &Target, caught_up: bool) -> Result<bool, SinkError> {
+        if self.bug == Bug::IgnoresRollback && !caught_up {
+            return Ok(true);
+        }
         self.right.swap_if(to, caught_up, caught_up && self.bug != Bug::SwapsEarly).await
     }
 
