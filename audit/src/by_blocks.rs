@@ -168,7 +168,7 @@ impl Comparison<'_> {
         });
         let hashed = runs.try_flatten().map_ok(move |records| {
             let hashing = hashing.clone();
-            let hashed = tokio::task::spawn_blocking(move || hashing.chunk(partition, &records));
+            let hashed = tokio::task::spawn_blocking(move || hashing.chunk(partition, &records, 0));
             async move { hashed.await.map_err(|error| LogError::Internal(error.to_string())) }
         });
         hashed.try_buffered(2)

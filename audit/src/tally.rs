@@ -7,7 +7,7 @@ use hashbrown::{HashMap, HashSet};
 use primal_core::blocks::{Digester, Left};
 use primal_core::event::{EventRef, Op};
 use primal_core::sink::Positions;
-use primal_core::{Digest, Epochs, Partition, Position, Projection, Records, Sink, Target, Version};
+use primal_core::{Digest, Epochs, Offset, Partition, Position, Projection, Records, Sink, Target, Version};
 
 /// Where the sink's dead letters of a collection stand.
 pub type Letters = HashSet<(Partition, Version)>;
@@ -71,16 +71,17 @@ fn text<'a>(event: &EventRef<'a>) -> Option<&'a str> {
 }
 
 impl Hashing {
-    /// Of the events of an identity in a run only the one that counts is hashed.
-    pub(crate) fn chunk(&self, partition: Partition, records: &Records) -> Chunk {
+    /// Of the events of an identity in a run only the one that counts is hashed. Those before an offset were counted before.
+    pub(crate) fn chunk(&self, partition: Partition, records: &Records, counted: Offset) -> Chunk {
         let next = records.next_offset().map(|next| self.epochs.position(partition, next));
-        let mut chunk = Chunk { partition, next, events: records.len() as u64, ..Chunk::default() };
+        let mut chunk = Chunk { partition, next, ..Chunk::default() };
         let first = self.is_first();
         let mut last: HashMap<&str, (Version, EventRef<'_>)> = HashMap::with_capacity(records.len());
         for record in records.iter() {
             let version = self.epochs.version(partition, record.offset);
+            chunk.events += u64::from(record.offset >= counted);
             if !self.letters.is_empty() && self.letters.contains(&(partition, version)) {
-                chunk.dead_letters += 1;
+                chunk.dead_letters += u64::from(record.offset >= counted);
                 continue;
             }
             let Ok(event) = EventRef::decode(record) else { continue };
@@ -118,9 +119,10 @@ impl Tally {
         Tally { hashing, read: Mutex::default() }
     }
 
-    /// Takes in the next records of a partition, which follow on those that it has.
+    /// Takes in the next records of a partition, which follow on those that it has, or are some of them once more.
     pub fn take(&self, partition: Partition, records: &Records) {
-        self.merge(self.hashing.chunk(partition, records));
+        let counted = self.hashing.epochs.resume(self.read().to.get(&partition).copied());
+        self.merge(self.hashing.chunk(partition, records, counted));
     }
 
     pub(crate) fn merge(&self, chunk: Chunk) {
@@ -139,7 +141,8 @@ impl Tally {
             }
         }
         if let Some(next) = chunk.next {
-            read.to.insert(chunk.partition, next);
+            let to = read.to.entry(chunk.partition).or_insert(next);
+            *to = next.max(*to);
         }
     }
 

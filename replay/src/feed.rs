@@ -20,7 +20,7 @@ const FENCED: u32 = 3;
 
 /// What all partitions of one fill share.
 #[derive(Clone)]
-struct Fill {
+pub(crate) struct Fill {
     job: Job,
     log: Arc<dyn EventLog>,
     target: Target,
@@ -29,8 +29,9 @@ struct Fill {
     letters: Arc<Letters>,
     /// Told of all that is read, where verification goes by it.
     tally: Option<Arc<Tally>>,
-    partitions: usize,
-    stop: CancellationToken,
+    progress: Arc<dyn Progress>,
+    /// Ends it between two writes.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Replay {
@@ -50,7 +51,8 @@ impl Replay {
             if from.as_ref() != Some(&positions) {
                 (attempt, fenced) = (0, 0);
             }
-            match self.fill_from(request, target, ranges, &positions, tally, progress).await {
+            let fill = self.patiently(|| self.filling(request, target, tally, progress)).await?;
+            match fill.run(ranges, &positions).await {
                 Err(error) if error.is_outage() => self.wait(&error, attempt).await?,
                 // A write whose answer was lost is fenced when it is tried again: the store is further than was known.
                 Err(error) if error.is_passing() && fenced < FENCED => {
@@ -68,17 +70,15 @@ impl Replay {
         }
     }
 
-    async fn fill_from(
+    pub(crate) async fn filling(
         &self,
         request: &Request,
         target: &Target,
-        ranges: &[Range],
-        positions: &Positions,
         tally: Option<&Arc<Tally>>,
         progress: &Arc<dyn Progress>,
-    ) -> Result<(), ReplayError> {
+    ) -> Result<Fill, ReplayError> {
         let (job, stop) = self.job.part();
-        let fill = Fill {
+        Ok(Fill {
             job,
             log: self.log.clone(),
             target: target.clone(),
@@ -86,25 +86,9 @@ impl Replay {
             keys: Arc::new(request.selection.keys.clone()),
             letters: Arc::new(self.letters(target).await?),
             tally: tally.cloned(),
-            partitions: ranges.len(),
-            stop: stop.clone(),
-        };
-        let mut running = JoinSet::new();
-        for range in ranges {
-            running.spawn(fill.clone().partition(*range, positions.clone(), progress.clone()));
-        }
-        // When one ends early the others do so too, but none is cut off: where nothing is compared, a write that lands
-        // after those of the next attempt would undo them.
-        let mut result = Ok(());
-        while let Some(ended) = running.join_next().await {
-            let ended = ended.unwrap_or_else(|e| Err(ReplayError::Failed(format!("a task of the replay ended: {e}"))));
-            if ended.is_err() {
-                stop.cancel();
-            }
-            result = result.and(ended);
-        }
-        self.job.settle().await;
-        result
+            progress: progress.clone(),
+            stop,
+        })
     }
 
     /// Where the sink's dead letters of a collection stand: a rebuild leaves them out as the live build did.
@@ -116,12 +100,27 @@ impl Replay {
 }
 
 impl Fill {
-    async fn partition(
-        self,
-        range: Range,
-        positions: Positions,
-        progress: Arc<dyn Progress>,
-    ) -> Result<(), ReplayError> {
+    /// All ranges, side by side, from where the build is.
+    pub(crate) async fn run(&self, ranges: &[Range], positions: &Positions) -> Result<(), ReplayError> {
+        let mut running = JoinSet::new();
+        for range in ranges {
+            running.spawn(self.clone().partition(*range, positions.clone(), ranges.len()));
+        }
+        // When one ends early the others do so too, but none is cut off: where nothing is compared, a write that lands
+        // after those of the next attempt would undo them.
+        let mut result = Ok(());
+        while let Some(ended) = running.join_next().await {
+            let ended = ended.unwrap_or_else(|e| Err(ReplayError::Failed(format!("a task of the replay ended: {e}"))));
+            if ended.is_err() {
+                self.stop.cancel();
+            }
+            result = result.and(ended);
+        }
+        self.job.settle().await;
+        result
+    }
+
+    async fn partition(self, range: Range, positions: Positions, partitions: usize) -> Result<(), ReplayError> {
         let partition = range.partition;
         let position = positions.get(&partition).copied();
         let start = self.epochs.resume(position).max(range.from);
@@ -132,7 +131,7 @@ impl Fill {
             let topic = self.target.collection.topic();
             let mut reader = self.log.read(&topic, partition, start..range.to).await?;
             loop {
-                let limits = self.job.limits(self.partitions);
+                let limits = self.job.limits(partitions);
                 let fetched = self.stop.run_until_cancelled(reader.fetch(&mut records, limits)).await;
                 if !fetched.ok_or(JobError::Cancelled)?? {
                     break;
@@ -147,7 +146,7 @@ impl Fill {
                     self.tally.iter().for_each(|tally| tally.take(partition, &records));
                     Ok(())
                 })?;
-                progress.advance(records.len() as u64);
+                self.progress.advance(records.len() as u64);
                 records.clear();
             }
         }

@@ -3,6 +3,7 @@
 
 mod at;
 mod board;
+mod catch_up;
 mod diff;
 mod error;
 mod feed;

@@ -5,25 +5,19 @@
 //! is fenced by it, and goes on with the new one from that one's own positions.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use primal_audit::{Report, Scope, Tally, verify};
 use primal_core::log::Extent;
 use primal_core::sink::{Build, Swap, Target};
 use primal_runtime::Pace;
 use serde::Serialize;
-use tokio::time::Instant;
 
+use crate::catch_up::extend;
 use crate::plan::{Plan, Range};
 use crate::{Mode, Progress, Replay, ReplayError, Request};
 
 /// Fill until no more than this is left before verifying.
-const NEARLY: u64 = 5_000;
-/// How long the last catching up may take, with live writes racing it.
-const CATCH_UP: Duration = Duration::from_secs(60);
-
-/// Why a generation that can be written to is not swapped in.
-const AHEAD: &str = "live writes stayed ahead";
+pub(crate) const NEARLY: u64 = 5_000;
 
 /// What a replay did.
 #[derive(Clone, Debug, Serialize)]
@@ -44,15 +38,6 @@ pub struct Rebuilt {
     pub applied: u64,
     /// Events that the store refuses, by a repair.
     pub rejected: u64,
-}
-
-/// What came of reading to the end and asking for the swap.
-enum CaughtUp {
-    Swapped,
-    /// Live writes were ahead, and there was something to read meanwhile.
-    Behind,
-    /// Live writes were ahead of a log that had nothing new.
-    Refused,
 }
 
 impl Replay {
@@ -203,85 +188,7 @@ impl Replay {
         }
     }
 
-    /// Reads to the end and asks for the swap, until the store finds the new generation at or past the live one.
-    async fn catch_up_and_swap(
-        &self,
-        request: &Request,
-        target: &Target,
-        generation: u64,
-        ranges: &mut [Range],
-        progress: &Arc<dyn Progress>,
-    ) -> Result<(), ReplayError> {
-        // What it stood still meanwhile does not count.
-        let stood = self.job.stood();
-        let started = Instant::now();
-        let mut attempt = 0;
-        let mut reason = String::new();
-        while started.elapsed().saturating_sub(self.job.stood() - stood) < CATCH_UP {
-            self.job.admit(0).await?;
-            let caught_up = self.catch_up(request, target, ranges, progress).await;
-            if caught_up.is_ok() {
-                self.job.well();
-            }
-            match caught_up {
-                Ok(CaughtUp::Swapped) => return Ok(()),
-                Ok(CaughtUp::Behind) => AHEAD.clone_into(&mut reason),
-                // Nothing came, so nothing will be different at once.
-                Ok(CaughtUp::Refused) => {
-                    AHEAD.clone_into(&mut reason);
-                    let pause = self.env.backoff(Duration::from_millis(10), Duration::from_secs(1), attempt);
-                    tokio::time::sleep(pause).await;
-                }
-                Err(error) if error.is_passing() => {
-                    reason = error.to_string();
-                    // While the store or the log is away, it only stands still.
-                    if error.is_outage() {
-                        self.wait(&error, attempt).await?;
-                    } else {
-                        let pause = self.env.backoff(Duration::from_millis(200), Duration::from_secs(5), attempt);
-                        tokio::time::sleep(pause).await;
-                    }
-                    // It may have been done although the answer was lost.
-                    if self.sink.builds(&self.name, &target.collection).await.is_ok_and(|b| b.live == generation) {
-                        return Ok(());
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-            attempt += 1;
-        }
-        Err(ReplayError::Interrupted(format!(
-            "generation {generation} could not be swapped in within {} s: {reason}; it is verified and kept, and the same \
-             command goes on from here{}",
-            CATCH_UP.as_secs(),
-            if self.job.pace() == Pace::default() { "" } else { "; without --rate and --budget it reads faster" }
-        )))
-    }
-
-    /// Reads to the end once, and asks for the swap.
-    async fn catch_up(
-        &self,
-        request: &Request,
-        target: &Target,
-        ranges: &mut [Range],
-        progress: &Arc<dyn Progress>,
-    ) -> Result<CaughtUp, ReplayError> {
-        let added = extend(&self.extents(request).await?, ranges);
-        // A few events against live writes: whoever rests meanwhile never overtakes them.
-        self.job.lift(added <= NEARLY);
-        let filled = self.fill(request, target, ranges, None, progress).await;
-        self.job.lift(false);
-        filled?;
-        self.take_in_passed(request, target, ranges).await?;
-        let swapped = self.swapping()?.swap(target, true).await?;
-        Ok(match (swapped, added) {
-            (true, _) => CaughtUp::Swapped,
-            (false, 0) => CaughtUp::Refused,
-            (false, _) => CaughtUp::Behind,
-        })
-    }
-
-    async fn extents(&self, request: &Request) -> Result<Vec<Extent>, ReplayError> {
+    pub(crate) async fn extents(&self, request: &Request) -> Result<Vec<Extent>, ReplayError> {
         let topic = request.feed.collection.topic();
         Ok(self.log.extents(&topic).await?.ok_or(primal_core::LogError::NoTopic(topic))?)
     }
@@ -321,16 +228,4 @@ impl Replay {
             rejected: 0,
         }
     }
-}
-
-/// Moves the ends of ranges to the present end of the log; how many events that adds.
-fn extend(extents: &[Extent], ranges: &mut [Range]) -> u64 {
-    let mut added = 0;
-    for range in ranges {
-        if let Some(extent) = extents.get(range.partition as usize) {
-            added += (extent.end - range.to).max(0) as u64;
-            range.to = extent.end.max(range.to);
-        }
-    }
-    added
 }
