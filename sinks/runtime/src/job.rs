@@ -99,7 +99,8 @@ impl Job {
     pub fn limits(&self, partitions: usize) -> Limits {
         Limits {
             records: self.shared.gate.batch_limit(self.shared.options.batch_limit(&self.shared.capability)),
-            bytes: self.shared.options.byte_limit(&self.shared.capability, partitions),
+            // One batch of a partition at a time, where a worker holds two.
+            bytes: self.shared.options.byte_limit(&self.shared.capability, partitions.div_ceil(2)),
         }
     }
 

@@ -13,7 +13,7 @@ const BURST: Duration = Duration::from_millis(100);
 /// A batch holds at most what the rate allows in this fraction of a second, so that the load is even.
 const SLICES: f64 = 10.0;
 /// How long a write may take where the store's time is shared: nobody waits behind one for longer.
-const SHORT: Duration = Duration::from_millis(20);
+const SHORT: Duration = Duration::from_millis(5);
 /// Records in the first batch of such a job, and the bounds of what later ones are made of.
 const FIRST: usize = 1_000;
 const FEWEST: usize = 100;
@@ -25,7 +25,7 @@ pub struct Pace {
     /// Events per second, over all partitions.
     pub rate: Option<f64>,
     /// The share of the time in which the store works for this job, above 0 and at most 1. One write at a time, of as many
-    /// events as the store takes in 20 milliseconds.
+    /// events as the store takes in 5 milliseconds.
     pub budget: Option<f64>,
 }
 
@@ -252,7 +252,7 @@ mod tests {
     async fn writes_of_a_shared_store_become_as_short_as_they_should_be() {
         let gate = Gate::new(Pace { rate: None, budget: Some(0.5) });
         // A store that takes 100 events in a millisecond, later five.
-        for (millis_per_100, wanted) in [(1, 1_800..=2_200), (10, 180..=220)] {
+        for (millis_per_100, wanted) in [(1, 450..=550), (4, 112..=138)] {
             for _ in 0..12 {
                 let events = gate.batch_limit(50_000);
                 let turn = gate.turn().await;
