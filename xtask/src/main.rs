@@ -73,9 +73,14 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Cargo with these arguments, in the checkout.
+/// Cargo with these arguments, in the checkout. What the cargo that runs this program says of it is left out: build scripts
+/// look at it (that of `ring`), and would build all that depends on them anew whenever cargo is called by hand in between.
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
+    let of_this = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_this)) {
+        command.env_remove(name);
+    }
     command
 }
