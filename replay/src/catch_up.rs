@@ -109,9 +109,12 @@ impl Replay {
         if self.swapping()?.swap(target, true).await? {
             return Ok(CaughtUp::Swapped);
         }
+        if added == 0 {
+            return Ok(CaughtUp::Refused);
+        }
         // Where nothing is compared, a write that lands after the swap would undo a worker's.
-        if added == 0 || self.spec.capability.class == Class::Overwrite {
-            return Ok(if added == 0 { CaughtUp::Refused } else { CaughtUp::Behind });
+        if added > NEARLY || self.spec.capability.class == Class::Overwrite {
+            return Ok(CaughtUp::Behind);
         }
         let swapped = self.follow(request, target, ranges, progress).await?;
         Ok(if swapped { CaughtUp::Swapped } else { CaughtUp::Behind })
