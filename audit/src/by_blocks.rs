@@ -19,9 +19,9 @@ use primal_core::event::EventRef;
 use primal_core::log::{EventLog, Extent, Limits};
 use primal_core::sink::Positions;
 use primal_core::{Epochs, Offset, Partition, Reader, Records, Sink, Target, Topic, Version};
-use primal_runtime::dead_letter;
+use primal_runtime::dead_letter::{self, Letters};
 
-use crate::tally::{Chunk, Hashing, Letters, Settled, Tally, hash, identity};
+use crate::tally::{Chunk, Hashing, Settled, Tally, hash, identity};
 use crate::verify::{Entry, Report, VerifyError, judge};
 
 /// So many blocks that differ are looked into; where there are more, everything is read.
@@ -53,21 +53,17 @@ impl Comparison<'_> {
     ) -> Result<Option<Report>, VerifyError> {
         // The log up to the positions of now is read while the store adds up; what was applied meanwhile follows.
         let before = self.sink.positions(self.target).await?;
-        let letters = self.letters().await?;
-        let own;
-        let tally = match tally.filter(|tally| tally.left_out(&letters)) {
-            Some(tally) => tally,
-            None => {
-                own = Tally::of(self.hashing(letters.clone()));
-                &own
-            }
+        let own = Tally::of(self.hashing(Letters::new()));
+        let tally = match tally {
+            Some(tally) if tally.left_out(&dead_letter::of_target(self.log, self.target).await?) => tally,
+            _ => &own,
         };
         progress(tally.read().events);
         let (sums, ()) = futures::try_join!(
             async { self.blocks.sums(self.target).await.map_err(VerifyError::from) },
-            self.take_in(&before, letters, tally, progress),
+            self.take_in(&before, tally, progress),
         )?;
-        self.take_in(&sums.positions, self.letters().await?, tally, progress).await?;
+        self.take_in(&sums.positions, tally, progress).await?;
         // Used up: whoever verifies once more reads the log.
         let read = std::mem::take(&mut *tally.read());
         let mut report = Report {
@@ -95,17 +91,8 @@ impl Comparison<'_> {
         Ok(Some(report))
     }
 
-    /// Where the sink's dead letters stand. Read after positions: a dead letter is in the log before the position moves over
-    /// its event.
-    async fn letters(&self) -> Result<Letters, LogError> {
-        let all = dead_letter::read_all(self.log, &self.target.sink).await?.into_values();
-        let ours = all.filter(|letter| letter.origin.topic == self.target.collection.as_str());
-        Ok(ours.map(|letter| (letter.origin.partition, letter.version)).collect())
-    }
-
     fn hashing(&self, letters: Letters) -> Arc<Hashing> {
-        let (target, epochs) = (self.target.clone(), self.epochs.clone());
-        Arc::new(Hashing { target, epochs, digester: self.blocks.digester(self.target), letters })
+        Arc::new(Hashing::new(self.blocks, self.target, self.epochs, letters))
     }
 
     fn reached(&self, positions: &Positions) -> BTreeMap<Partition, Offset> {
@@ -124,7 +111,6 @@ impl Comparison<'_> {
     async fn take_in(
         &self,
         to: &Positions,
-        letters: Letters,
         tally: &Tally,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(), VerifyError> {
@@ -137,7 +123,11 @@ impl Comparison<'_> {
                 ranges.push((partition, range));
             }
         }
-        let hashing = self.hashing(letters);
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        // After the positions: a dead letter is in the log before the position moves over its event.
+        let hashing = self.hashing(dead_letter::of_target(self.log, self.target).await?);
         let at_once = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         let chunks: Vec<_> = ranges
             .into_iter()

@@ -22,6 +22,6 @@ pub use scan::{Entry, Part, Scan, ScanError, Source, Span};
 pub use selection::{Selection, Within, known};
 pub use standing::{AppliedAt, Fate, Question, Standing};
 pub use state::{AsOf, Entity, Memory, Remembered, StateError, Versions};
-pub use tally::{Letters, Tally};
+pub use tally::Tally;
 pub use trace::{Step, trace};
 pub use verify::{Difference, Found, Report, Scope, VerifyError, verify};

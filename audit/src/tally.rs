@@ -3,14 +3,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::{HashMap, HashSet};
-use primal_core::blocks::{Digester, Left};
+use hashbrown::HashMap;
+use primal_core::blocks::{Blocks, Digester, Left};
 use primal_core::event::{EventRef, Op};
 use primal_core::sink::Positions;
 use primal_core::{Digest, Epochs, Offset, Partition, Position, Projection, Records, Sink, Target, Version};
-
-/// Where the sink's dead letters of a collection stand.
-pub type Letters = HashSet<(Partition, Version)>;
+use primal_runtime::dead_letter::Letters;
 
 /// The last event of an identity that was read.
 pub(crate) struct Settled {
@@ -42,10 +40,10 @@ pub(crate) struct Chunk {
 
 /// What hashing needs, away from the task that reads.
 pub(crate) struct Hashing {
-    pub target: Target,
-    pub epochs: Epochs,
-    pub digester: Digester,
-    pub letters: Letters,
+    target: Target,
+    epochs: Epochs,
+    digester: Digester,
+    letters: Letters,
 }
 
 /// What the log says, for a store that adds up its records by blocks.
@@ -71,6 +69,11 @@ fn text<'a>(event: &EventRef<'a>) -> Option<&'a str> {
 }
 
 impl Hashing {
+    /// As a store would hash; `letters` are left out.
+    pub(crate) fn new(blocks: &dyn Blocks, target: &Target, epochs: &Epochs, letters: Letters) -> Self {
+        Hashing { target: target.clone(), epochs: epochs.clone(), digester: blocks.digester(target), letters }
+    }
+
     /// Of the events of an identity in a run only the one that counts is hashed. Those before an offset were counted before.
     pub(crate) fn chunk(&self, partition: Partition, records: &Records, counted: Offset) -> Chunk {
         let next = records.next_offset().map(|next| self.epochs.position(partition, next));
@@ -110,9 +113,8 @@ impl Hashing {
 impl Tally {
     /// Of nothing so far; `None` where the store does not add up records. `letters` are left out.
     pub fn new(sink: &dyn Sink, target: &Target, epochs: &Epochs, letters: Letters) -> Option<Self> {
-        let digester = sink.reader()?.blocks(target)?.digester(target);
-        let hashing = Hashing { target: target.clone(), epochs: epochs.clone(), digester, letters };
-        Some(Tally::of(Arc::new(hashing)))
+        let blocks = sink.reader()?.blocks(target)?;
+        Some(Tally::of(Arc::new(Hashing::new(blocks, target, epochs, letters))))
     }
 
     pub(crate) fn of(hashing: Arc<Hashing>) -> Self {

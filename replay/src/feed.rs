@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use primal_audit::{Letters, Tally};
+use primal_audit::Tally;
 use primal_core::log::EventLog;
 use primal_core::sink::{Positions, Target};
 use primal_core::{Epochs, Offset, Partition, Records};
-use primal_runtime::{Filled, Job, JobError, Seen, dead_letter};
+use primal_runtime::dead_letter::{self, Letters};
+use primal_runtime::{Filled, Job, JobError, Seen};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -84,18 +85,11 @@ impl Replay {
             target: target.clone(),
             epochs: request.feed.epochs.clone(),
             keys: Arc::new(request.selection.keys.clone()),
-            letters: Arc::new(self.letters(target).await?),
+            letters: Arc::new(dead_letter::of_target(&*self.log, target).await?),
             tally: tally.cloned(),
             progress: progress.clone(),
             stop,
         })
-    }
-
-    /// Where the sink's dead letters of a collection stand: a rebuild leaves them out as the live build did.
-    pub(crate) async fn letters(&self, target: &Target) -> Result<Letters, ReplayError> {
-        let all = dead_letter::read_all(&*self.log, &self.name).await?;
-        let ours = all.into_values().filter(|letter| letter.origin.topic == target.collection.as_str());
-        Ok(ours.map(|letter| (letter.origin.partition, letter.version)).collect())
     }
 }
 

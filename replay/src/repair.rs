@@ -9,7 +9,8 @@ use primal_audit::Within;
 use primal_core::batch::Mode as WriteMode;
 use primal_core::event::EventRef;
 use primal_core::sink::Target;
-use primal_core::{Offset, Partition, Records, Version};
+use primal_core::{Offset, Records};
+use primal_runtime::dead_letter::{self, Letters};
 
 use crate::plan::{Plan, Range};
 use crate::shadow::Rebuilt;
@@ -20,7 +21,7 @@ struct Repair<'a> {
     request: &'a Request,
     target: &'a Target,
     within: Within,
-    letters: HashSet<(Partition, Version)>,
+    letters: Letters,
     progress: &'a dyn Progress,
 }
 
@@ -34,7 +35,7 @@ impl Replay {
     ) -> Result<Rebuilt, ReplayError> {
         self.sink.prepare(target).await?;
         let positions = self.sink.positions(target).await?;
-        let letters = self.letters(target).await?;
+        let letters = dead_letter::of_target(&*self.log, target).await?;
         progress.begin("repair", plan.events);
         let repair = Repair { request, target, within: plan.within(request), letters, progress };
         let mut done = self.nothing(request, Mode::Repair);

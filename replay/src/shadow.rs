@@ -9,7 +9,7 @@ use std::sync::Arc;
 use primal_audit::{Report, Scope, Tally, verify};
 use primal_core::log::Extent;
 use primal_core::sink::{Build, Swap, Target};
-use primal_runtime::Pace;
+use primal_runtime::{Pace, dead_letter};
 use serde::Serialize;
 
 use crate::catch_up::extend;
@@ -149,7 +149,7 @@ impl Replay {
         if !request.selection.keys.is_empty() || !self.sink.positions(target).await?.is_empty() {
             return Ok(None);
         }
-        let letters = self.letters(target).await?;
+        let letters = dead_letter::of_target(&*self.log, target).await?;
         Ok(Tally::new(&*self.sink, target, &request.feed.epochs, letters).map(Arc::new))
     }
 

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use hashbrown::HashSet;
 use primal_core::error::LogError;
 use primal_core::header::{self, Headers};
 use primal_core::log::{EventLog, Limits};
 use primal_core::record::{NewRecord, RecordRef};
-use primal_core::{Offset, Partition, Records, Topic, Version};
+use primal_core::{Offset, Partition, Records, Target, Topic, Version};
 use serde::Serialize;
 
 const TOPIC: &str = "__connect.errors.topic";
@@ -156,6 +157,19 @@ pub async fn read_all(log: &dyn EventLog, sink: &str) -> Result<BTreeMap<Origin,
         }
     }
     Ok(letters)
+}
+
+/// Where dead letters of one collection stand.
+pub type Letters = HashSet<(Partition, Version)>;
+
+/// Where those of a target's sink and collection stand.
+///
+/// # Errors
+/// The log's.
+pub async fn of_target(log: &dyn EventLog, target: &Target) -> Result<Letters, LogError> {
+    let all = read_all(log, &target.sink).await?.into_values();
+    let ours = all.filter(|letter| letter.origin.topic == target.collection.as_str());
+    Ok(ours.map(|letter| (letter.origin.partition, letter.version)).collect())
 }
 
 fn read(record: RecordRef<'_>) -> Option<DeadLetter> {
