@@ -17,7 +17,7 @@ use crate::leaf::Leaf;
 use crate::note::Verifier;
 use crate::sealer::SealError;
 use crate::tree::{self, Compact, Hash};
-use crate::trees::{FETCH, State, Tree, blocks};
+use crate::trees::{Blocks, FETCH, State, Tree};
 
 /// How many findings a report lists; all are counted.
 const LISTED: usize = 100;
@@ -88,7 +88,7 @@ pub async fn consistency(
     let mut walk = Walk::start(log, prefix, collection, epochs, kept).await?;
     walk.through(keys, &mut progress).await?;
     let late: Vec<_> = walk.walkers.values_mut().flat_map(|walker| std::mem::take(&mut walker.late)).collect();
-    let mut reports = walk.finish(keys).await?;
+    let mut reports = walk.finish(keys);
     if !late.is_empty() {
         // Two sealed at a time, and the blocks of one came after longer ones of the other: now their sizes are known.
         let mut again = Walk::start(log, prefix, collection, epochs, &late).await?;
@@ -106,6 +106,8 @@ pub async fn consistency(
 
 struct Walk<'a> {
     log: &'a dyn EventLog,
+    states: BTreeMap<String, Vec<u8>>,
+    blocks: Blocks<'a>,
     walkers: BTreeMap<String, Walker>,
 }
 
@@ -138,6 +140,9 @@ impl<'a> Walk<'a> {
         epochs: &Epochs,
         kept: &[Checkpoint],
     ) -> Result<Self, SealError> {
+        // A hub seals meanwhile: first its records, then their blocks, then the state. What is read the other way round fits.
+        let states = Keyed::rows(log, Topic::seals()).await?;
+        let blocks = Blocks::now(log).await?;
         let topic = collection.topic();
         let extents = log.extents(&topic).await?.ok_or(LogError::NoTopic(topic))?;
         let mut walkers = BTreeMap::new();
@@ -161,30 +166,28 @@ impl<'a> Walk<'a> {
             let known = known.join(", ");
             return Err(SealError::Usage(format!("a kept checkpoint is of {strange:?}; {collection} has {known}")));
         }
-        Ok(Walk { log, walkers })
+        Ok(Walk { log, states, blocks, walkers })
     }
 
     async fn through(&mut self, keys: &[Verifier], progress: &mut impl FnMut(u64)) -> Result<(), LogError> {
         let (log, walkers) = (self.log, &mut self.walkers);
-        blocks(log, async |row, bytes| {
+        let each = async |row: &str, bytes: &[u8]| {
             if let Some(walker) = walkers.get_mut(row).filter(|walker| !walker.is_broken) {
                 let before = walker.compact.size();
                 walker.take(log, bytes, keys).await?;
                 progress(walker.compact.size() - before);
             }
             Ok(true)
-        })
-        .await
+        };
+        self.blocks.each(each).await
     }
 
-    async fn finish(self, keys: &[Verifier]) -> Result<Vec<Report>, SealError> {
-        let states = Keyed::rows(self.log, Topic::seals()).await?;
-        let mut reports = Vec::new();
-        for (row, walker) in self.walkers {
-            let state = states.get(&row).map(|state| serde_json::from_slice::<State>(state));
-            reports.push(walker.finish(state, keys));
-        }
-        Ok(reports)
+    fn finish(self, keys: &[Verifier]) -> Vec<Report> {
+        let finish = |(row, walker): (String, Walker)| {
+            let state = self.states.get(&row).map(|state| serde_json::from_slice::<State>(state));
+            walker.finish(state, keys)
+        };
+        self.walkers.into_iter().map(finish).collect()
     }
 }
 

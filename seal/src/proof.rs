@@ -16,7 +16,7 @@ use crate::leaf::Leaf;
 use crate::note::Verifier;
 use crate::sealer::SealError;
 use crate::tree::{self, Gather, Hash};
-use crate::trees::{State, Tree, blocks};
+use crate::trees::{Blocks, State, Tree};
 
 const FORMAT: &str = "primalcore-proof/1";
 
@@ -227,17 +227,19 @@ pub async fn prove(log: &dyn EventLog, tree: &Tree, offset: Offset) -> Result<Pr
 /// The leaf of a record: its index and its hash.
 async fn place(log: &dyn EventLog, row: &str, offset: Offset) -> Result<Option<(u64, Hash)>, SealError> {
     let mut found = None;
-    blocks(log, async |tree, bytes| {
-        // Damaged blocks are somebody else's or missed below.
-        if let Some(block) = Some(bytes).filter(|_| tree == row).and_then(|bytes| Block::decode(bytes).ok())
-            && block.offsets().contains(&offset)
-        {
-            let leaf = (block.head.index..).zip(block.records()).find(|(_, (at, _))| *at == offset);
-            found = leaf.map(|(index, (_, hash))| (index, hash));
-        }
-        Ok(found.is_none())
-    })
-    .await?;
+    let blocks = Blocks::now(log).await?;
+    blocks
+        .each(async |tree, bytes| {
+            // Damaged blocks are somebody else's or missed below.
+            if let Some(block) = Some(bytes).filter(|_| tree == row).and_then(|bytes| Block::decode(bytes).ok())
+                && block.offsets().contains(&offset)
+            {
+                let leaf = (block.head.index..).zip(block.records()).find(|(_, (at, _))| *at == offset);
+                found = leaf.map(|(index, (_, hash))| (index, hash));
+            }
+            Ok(found.is_none())
+        })
+        .await?;
     Ok(found)
 }
 
@@ -249,20 +251,22 @@ pub(crate) async fn gather(
     size: u64,
 ) -> Result<Option<Vec<Hash>>, SealError> {
     let (mut gather, mut at) = (Gather::new(spans), 0);
-    blocks(log, async |tree, bytes| {
-        // Two who sealed at a time have written the same leaves twice.
-        if let Some(block) = Some(bytes).filter(|_| tree == row).and_then(|bytes| Block::decode(bytes).ok())
-            && block.head.index <= at
-        {
-            let had = usize::try_from(at - block.head.index).unwrap_or(usize::MAX);
-            for leaf in block.leaves.iter().skip(had) {
-                gather.push(*leaf);
-                at += 1;
+    let blocks = Blocks::now(log).await?;
+    blocks
+        .each(async |tree, bytes| {
+            // Two who sealed at a time have written the same leaves twice.
+            if let Some(block) = Some(bytes).filter(|_| tree == row).and_then(|bytes| Block::decode(bytes).ok())
+                && block.head.index <= at
+            {
+                let had = usize::try_from(at - block.head.index).unwrap_or(usize::MAX);
+                for leaf in block.leaves.iter().skip(had) {
+                    gather.push(*leaf);
+                    at += 1;
+                }
             }
-        }
-        Ok(at < size)
-    })
-    .await?;
+            Ok(at < size)
+        })
+        .await?;
     Ok(gather.finish())
 }
 

@@ -224,6 +224,8 @@ impl Round<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::proof::prove;
     use crate::testing::World;
@@ -295,6 +297,36 @@ mod tests {
         assert_eq!((reports[0].sealed, reports[0].findings.as_slice()), (7_220, &[][..]));
         let proof = prove(&*world.log, &world.tree(0), 7_219).await.unwrap();
         assert_eq!(proof.check(&world.keys()).unwrap().checkpoint.size, 7_220);
+    }
+
+    #[tokio::test]
+    async fn a_comparison_finds_nothing_wrong_while_sealing_goes_on() {
+        let mut world = World::new(1).await;
+        world.publish(1).await;
+        let mut sealer = world.sealer().await;
+        seal(&mut sealer, &world).await;
+        let (log, collection, epochs, keys) =
+            (world.log.clone(), world.collection.clone(), world.epochs.clone(), world.keys());
+        let over = Cell::new(false);
+        let comparing = async {
+            let (mut seen, mut runs) = (0, 0);
+            while !over.get() {
+                let reports = crate::consistency(&*log, "p-", &collection, &epochs, &keys, &[], |_| {}).await.unwrap();
+                assert_eq!(reports[0].findings, [], "run {runs}");
+                assert!(reports[0].sealed >= seen);
+                (seen, runs) = (reports[0].sealed, runs + 1);
+            }
+            (seen, runs)
+        };
+        let sealing = async {
+            for _ in 0..40 {
+                world.publish(5).await;
+                seal(&mut sealer, &world).await;
+            }
+            over.set(true);
+        };
+        let ((seen, runs), ()) = tokio::join!(comparing, sealing);
+        assert!(seen > 20 && runs > 3, "{seen} records in {runs} runs");
     }
 
     #[tokio::test]

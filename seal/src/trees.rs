@@ -84,25 +84,39 @@ impl State {
     }
 }
 
-/// Goes through the blocks of all trees in the order in which they were appended; `with` is told the tree's row and the
-/// block's bytes, and says whether to go on.
-pub(crate) async fn blocks(
-    log: &dyn EventLog,
-    mut with: impl AsyncFnMut(&str, &[u8]) -> Result<bool, LogError>,
-) -> Result<(), LogError> {
-    let topic = Topic::checkpoints();
-    let extents = log.extents(&topic).await?.unwrap_or_default();
-    let Some(extent) = extents.first().filter(|extent| extent.start < extent.end) else { return Ok(()) };
-    let mut reader = log.read(&topic, 0, extent.start..extent.end).await?;
-    let mut records = Records::new();
-    while reader.fetch(&mut records, FETCH).await? {
-        for record in records.iter() {
-            let row = std::str::from_utf8(record.key.unwrap_or_default()).unwrap_or_default();
-            if !with(row, record.value.unwrap_or_default()).await? {
-                return Ok(());
-            }
-        }
-        records.clear();
+/// The blocks of all trees that were there at a moment, in the order in which they were appended.
+pub(crate) struct Blocks<'a> {
+    log: &'a dyn EventLog,
+    range: Range<Offset>,
+}
+
+impl<'a> Blocks<'a> {
+    /// Those that are there now. A [`State`] that was read before is of one of them or of an earlier one.
+    pub(crate) async fn now(log: &'a dyn EventLog) -> Result<Self, LogError> {
+        let extents = log.extents(&Topic::checkpoints()).await?.unwrap_or_default();
+        let range = extents.first().map_or(0..0, |extent| extent.start..extent.end);
+        Ok(Blocks { log, range })
     }
-    Ok(())
+
+    /// `with` is told each block's tree, by its row, and bytes, and says whether to go on.
+    pub(crate) async fn each(
+        &self,
+        mut with: impl AsyncFnMut(&str, &[u8]) -> Result<bool, LogError>,
+    ) -> Result<(), LogError> {
+        if self.range.is_empty() {
+            return Ok(());
+        }
+        let mut reader = self.log.read(&Topic::checkpoints(), 0, self.range.clone()).await?;
+        let mut records = Records::new();
+        while reader.fetch(&mut records, FETCH).await? {
+            for record in records.iter() {
+                let row = std::str::from_utf8(record.key.unwrap_or_default()).unwrap_or_default();
+                if !with(row, record.value.unwrap_or_default()).await? {
+                    return Ok(());
+                }
+            }
+            records.clear();
+        }
+        Ok(())
+    }
 }
