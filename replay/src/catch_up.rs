@@ -102,7 +102,7 @@ impl Replay {
         let added = extend(&self.extents(request).await?, ranges);
         // A few events against live writes: whoever rests meanwhile never overtakes them.
         self.job.lift(added <= NEARLY);
-        let filled = self.fill(request, target, ranges, None, progress).await;
+        let filled = self.fill(request, target, ranges, &self.alone(), None, progress).await;
         self.job.lift(false);
         filled?;
         self.take_in_passed(request, target, ranges).await?;
@@ -131,7 +131,7 @@ impl Replay {
         let open: Vec<Range> = ranges.iter().map(|range| Range { to: Offset::MAX, ..*range }).collect();
         let live = target.with_build(Build::Live(self.sink.builds(&self.name, &target.collection).await?.live));
         let positions = self.sink.positions(target).await?;
-        let fill = self.filling(request, target, None, progress).await?;
+        let fill = self.filling(request, target, &self.alone(), None, progress).await?;
         let swapping = async {
             let until = Instant::now() + FOLLOW;
             while Instant::now() < until {

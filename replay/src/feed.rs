@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use primal_audit::Tally;
-use primal_core::log::EventLog;
 use primal_core::sink::{Positions, Target};
 use primal_core::{Epochs, Offset, Partition, Records};
 use primal_runtime::dead_letter::{self, Letters};
@@ -14,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::plan::Range;
+use crate::scan::Scan;
 use crate::{Progress, Replay, ReplayError, Request};
 
 /// How often a fill is begun again that was fenced and has not come any further.
@@ -23,7 +23,7 @@ const FENCED: u32 = 3;
 #[derive(Clone)]
 pub(crate) struct Fill {
     job: Job,
-    log: Arc<dyn EventLog>,
+    scan: Scan,
     target: Target,
     epochs: Arc<Epochs>,
     keys: Arc<BTreeSet<String>>,
@@ -43,6 +43,7 @@ impl Replay {
         request: &Request,
         target: &Target,
         ranges: &[Range],
+        scan: &Scan,
         tally: Option<&Arc<Tally>>,
         progress: &Arc<dyn Progress>,
     ) -> Result<(), ReplayError> {
@@ -52,7 +53,7 @@ impl Replay {
             if from.as_ref() != Some(&positions) {
                 (attempt, fenced) = (0, 0);
             }
-            let fill = self.patiently(|| self.filling(request, target, tally, progress)).await?;
+            let fill = self.patiently(|| self.filling(request, target, scan, tally, progress)).await?;
             match fill.run(ranges, &positions).await {
                 Err(error) if error.is_outage() => self.wait(&error, attempt).await?,
                 // A write whose answer was lost is fenced when it is tried again: the store is further than was known.
@@ -75,13 +76,14 @@ impl Replay {
         &self,
         request: &Request,
         target: &Target,
+        scan: &Scan,
         tally: Option<&Arc<Tally>>,
         progress: &Arc<dyn Progress>,
     ) -> Result<Fill, ReplayError> {
         let (job, stop) = self.job.part();
         Ok(Fill {
             job,
-            log: self.log.clone(),
+            scan: scan.clone(),
             target: target.clone(),
             epochs: request.feed.epochs.clone(),
             keys: Arc::new(request.selection.keys.clone()),
@@ -121,9 +123,7 @@ impl Fill {
         // Where no partition has a position, nothing has been written.
         let mut filled = Filled { position, seen: positions.is_empty().then(Seen::default) };
         let mut records = Records::new();
-        if start < range.to {
-            let topic = self.target.collection.topic();
-            let mut reader = self.log.read(&topic, partition, start..range.to).await?;
+        if let Some(mut reader) = self.scan.read(&self.target.collection.topic(), partition, start..range.to).await? {
             loop {
                 let limits = self.job.limits(partitions);
                 let fetched = self.stop.run_until_cancelled(reader.fetch(&mut records, limits)).await;

@@ -15,6 +15,7 @@ mod plan;
 mod redrive;
 mod repair;
 mod running;
+mod scan;
 mod shadow;
 mod window;
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::{Claim, Wish};
 use crate::jobs::{Part, State};
+use crate::scan::{Scan, Scans, Seat};
 use crate::shadow::Rebuilt;
 use crate::{Mode, Progress, Replay, ReplayError, Request, Window};
 
@@ -48,9 +49,10 @@ pub struct Lane {
 #[derive(Clone)]
 struct Course(Arc<Mutex<Vec<Pace>>>);
 
-/// A part and how fast it was.
+/// A part, who does it, and how fast it was.
 struct Pace {
     part: Part,
+    replay: Option<Arc<Replay>>,
     lately: Vec<(Instant, u64)>,
 }
 
@@ -69,10 +71,14 @@ impl Course {
         self.lock().get(index).map(|pace| pace.part.clone()).unwrap_or_default()
     }
 
+    fn pause(&self, paused: bool) {
+        self.lock().iter().filter_map(|pace| pace.replay.as_ref()).for_each(|replay| replay.pause(paused));
+    }
+
     /// The parts as they are now, with their rates, and with what those at work wait for.
-    fn parts(&self, replays: &BTreeMap<usize, Arc<Replay>>) -> Vec<Part> {
+    fn parts(&self) -> Vec<Part> {
         let now = Instant::now();
-        let measure = |(index, pace): (usize, &mut Pace)| {
+        let measure = |pace: &mut Pace| {
             pace.lately.retain(|(at, _)| now.duration_since(*at) <= LATELY);
             pace.lately.push((now, pace.part.done));
             let (part, first) = (&mut pace.part, pace.lately.first().copied().unwrap_or((now, 0)));
@@ -80,13 +86,13 @@ impl Course {
             part.rate = if seconds > 0.0 { part.done.saturating_sub(first.1) as f64 / seconds } else { 0.0 };
             let left = part.total.saturating_sub(part.done) as f64;
             if part.state == State::Running {
-                part.error = replays.get(&index).and_then(|replay| replay.trouble());
+                part.error = pace.replay.as_ref().and_then(|replay| replay.trouble());
             }
             let known = part.state == State::Running && part.total > 0 && part.rate > 0.0;
             part.eta_s = known.then(|| (left / part.rate).ceil() as u64);
             part.clone()
         };
-        self.lock().iter_mut().enumerate().map(measure).collect()
+        self.lock().iter_mut().map(measure).collect()
     }
 }
 
@@ -138,20 +144,25 @@ pub async fn run(
     cancel: &CancellationToken,
     audience: Arc<dyn Audience>,
 ) -> Result<(), ReplayError> {
-    let paces = claim.parts().iter().map(|part| Pace { part: part.clone(), lately: Vec::new() });
-    let course = Course(Arc::new(Mutex::new(paces.collect())));
-    let window = claim.window();
-    let is_closed = || window.is_some_and(|window| !window.is_open(env.now()));
     let of_parts =
         |lane: &Lane| lane.requests.iter().map(|(index, _)| (*index, lane.replay.clone())).collect::<Vec<_>>();
     let replays: BTreeMap<usize, Arc<Replay>> = lanes.iter().flat_map(of_parts).collect();
+    let pace = |(index, part): (usize, &Part)| {
+        let replay = replays.get(&index).cloned();
+        Pace { part: part.clone(), replay, lately: Vec::new() }
+    };
+    let course = Course(Arc::new(Mutex::new(claim.parts().iter().enumerate().map(pace).collect())));
+    let window = claim.window();
+    let is_closed = || window.is_some_and(|window| !window.is_open(env.now()));
+    let (lanes, scans) = together(lanes, &course);
     let mut still =
-        Still { replays: replays.clone(), window, is_paused: false, is_closed: false, audience: audience.clone() };
+        Still { course: course.clone(), window, is_paused: false, is_closed: false, audience: audience.clone() };
     still.set(false, is_closed());
     let (sender, mut ended) = mpsc::unbounded_channel();
     let mut running = JoinSet::new();
-    for lane in lanes {
-        running.spawn(follow(lane, course.clone(), env.clone(), audience.clone(), sender.clone()));
+    for (number, lane) in lanes.into_iter().enumerate() {
+        let seat = scans.seat(number);
+        running.spawn(follow(lane, seat, course.clone(), env.clone(), audience.clone(), sender.clone()));
     }
     drop(sender);
     let (mut state, mut failed, mut said) = (State::Running, None, Instant::now());
@@ -180,7 +191,7 @@ pub async fn run(
                 still.set(state == State::Paused, is_closed());
                 if state != before || said.elapsed() >= SAY {
                     let shown = if state == State::Cancelled { State::Running } else { state };
-                    if let Err(error) = claim.beat(shown, course.parts(&replays)).await {
+                    if let Err(error) = claim.beat(shown, course.parts()).await {
                         tracing::debug!(%error, "the progress of the job cannot be written");
                     }
                     said = Instant::now();
@@ -194,7 +205,7 @@ pub async fn run(
         Some(ReplayError::Interrupted(_)) => State::Interrupted,
         Some(_) => State::Failed,
     };
-    claim.beat(last, course.parts(&replays)).await?;
+    claim.beat(last, course.parts()).await?;
     match failed {
         Some(ReplayError::Interrupted(_)) if last == State::Cancelled => Err(ReplayError::Interrupted(format!(
             "{} was cancelled; what it built stays until `replay gc`, and the same command goes on with it",
@@ -208,10 +219,24 @@ pub async fn run(
     }
 }
 
+/// The lanes, with what is left to be done there in one order for all, and the scans that they share.
+fn together(mut lanes: Vec<Lane>, course: &Course) -> (Vec<Lane>, Arc<Scans>) {
+    for lane in &mut lanes {
+        lane.requests.retain(|(index, _)| !course.part(*index).is_over());
+        // Where they wait for each other none may be at a collection that another comes to later.
+        lane.requests.sort_by(|(_, one), (_, other)| one.feed.collection.cmp(&other.feed.collection));
+    }
+    let scans = Scans::new(lanes.iter().map(|lane| {
+        let replay = lane.replay.clone();
+        let topics = lane.requests.iter().map(|(_, request)| request.feed.collection.topic()).collect();
+        (Box::new(move || replay.trouble().is_some()) as Box<dyn Fn() -> bool + Send + Sync>, topics)
+    }));
+    (lanes, scans)
+}
+
 /// Whether the replays stand still, and why.
 struct Still {
-    /// By the numbers of the parts.
-    replays: BTreeMap<usize, Arc<Replay>>,
+    course: Course,
     window: Option<Window>,
     /// Because that was asked.
     is_paused: bool,
@@ -229,7 +254,7 @@ impl Still {
             });
         }
         (self.is_paused, self.is_closed) = (is_paused, is_closed);
-        self.replays.values().for_each(|replay| replay.pause(is_paused || is_closed));
+        self.course.pause(is_paused || is_closed);
     }
 }
 
@@ -253,6 +278,7 @@ fn obey(wish: Option<Wish>, state: State, cancel: &CancellationToken, claim: &Cl
 
 async fn follow(
     lane: Lane,
+    seat: Arc<Seat>,
     course: Course,
     env: Env,
     audience: Arc<dyn Audience>,
@@ -260,12 +286,10 @@ async fn follow(
 ) {
     for (index, request) in lane.requests {
         let part = course.part(index);
-        if part.is_over() {
-            continue;
-        }
         let progress = Arc::new(Noted { course: course.clone(), index, inner: audience.progress(&part) });
         course.change(index, |pace| pace.part.state = State::Running);
-        let ended = one(&lane.replay, &request, &part, &course, index, progress).await;
+        let ended = one(&lane.replay, &seat.scan(&lane.replay.log), &request, &part, &course, index, progress).await;
+        seat.leave(&request.feed.collection.topic());
         course.change(index, |pace| {
             let part = &mut pace.part;
             part.ended = Some(env.now().0);
@@ -286,6 +310,7 @@ async fn follow(
 
 async fn one(
     replay: &Replay,
+    scan: &Scan,
     request: &Request,
     part: &Part,
     course: &Course,
@@ -303,5 +328,5 @@ async fn one(
             pace.part.ranges.clone_from(&plan.ranges);
         }
     });
-    replay.execute(request, &plan, progress).await
+    replay.execute_in(scan, request, &plan, progress).await
 }

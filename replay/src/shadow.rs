@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::catch_up::extend;
 use crate::plan::{Plan, Range};
+use crate::scan::Scan;
 use crate::{Mode, Progress, Replay, ReplayError, Request};
 
 /// Fill until no more than this is left before verifying.
@@ -51,16 +52,32 @@ impl Replay {
         plan: &Plan,
         progress: Arc<dyn Progress>,
     ) -> Result<Rebuilt, ReplayError> {
+        self.execute_in(&self.alone(), request, plan, progress).await
+    }
+
+    /// The same with a scan that others take part in.
+    pub(crate) async fn execute_in(
+        &self,
+        scan: &Scan,
+        request: &Request,
+        plan: &Plan,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Rebuilt, ReplayError> {
         let target = request.feed.target(&self.name, plan.build.clone());
         match plan.mode {
-            Mode::Shadow => self.shadow(request, plan, &target, &progress).await,
-            Mode::Copy => self.copy(request, plan, &target, &progress).await,
-            Mode::Repair => self.repair(request, plan, &target, &*progress).await,
+            Mode::Shadow => self.shadow(scan, request, plan, &target, &progress).await,
+            Mode::Copy => self.copy(scan, request, plan, &target, &progress).await,
+            Mode::Repair => self.repair(scan, request, plan, &target, &*progress).await,
         }
+    }
+
+    pub(crate) fn alone(&self) -> Scan {
+        Scan::alone(&self.log)
     }
 
     async fn shadow(
         &self,
+        scan: &Scan,
         request: &Request,
         plan: &Plan,
         target: &Target,
@@ -86,7 +103,7 @@ impl Replay {
         progress.skip(filled);
         let mut ranges = plan.ranges.clone();
         let tally = self.patiently(|| self.tally(request, target)).await?;
-        self.fill(request, target, &ranges, tally.as_ref(), progress).await?;
+        self.fill(request, target, &ranges, scan, tally.as_ref(), progress).await?;
         // A long fill leaves a longer tail behind; each round's tail is shorter than the one before, unless the pace is below
         // that of live traffic.
         let (mut tail, held_back) = (u64::MAX, self.job.pace() != Pace::default());
@@ -97,7 +114,7 @@ impl Replay {
                 break;
             }
             tail = added;
-            self.fill(request, target, &ranges, tally.as_ref(), progress).await?;
+            self.fill(request, target, &ranges, &self.alone(), tally.as_ref(), progress).await?;
         }
         let report = self.verified(request, plan, target, tally.as_deref(), progress).await?;
         drop(tally);
@@ -113,6 +130,7 @@ impl Replay {
 
     async fn copy(
         &self,
+        scan: &Scan,
         request: &Request,
         plan: &Plan,
         target: &Target,
@@ -132,7 +150,7 @@ impl Replay {
         progress.begin("copy", plan.events);
         progress.skip(filled);
         let tally = self.patiently(|| self.tally(request, target)).await?;
-        self.fill(request, target, &plan.ranges, tally.as_ref(), progress).await?;
+        self.fill(request, target, &plan.ranges, scan, tally.as_ref(), progress).await?;
         let report = self.verified(request, plan, target, tally.as_deref(), progress).await?;
         Ok(Rebuilt { events: plan.events, verified: Some(report), ..self.nothing(request, Mode::Copy) })
     }

@@ -156,11 +156,7 @@ impl PartitionReader for Hasty {
         let mut taken = Records::new();
         let more = self.right.fetch(&mut taken, limits).await?;
         tokio::time::sleep(Duration::from_millis(1)).await;
-        for record in taken.iter() {
-            into.push(record.offset, record.recorded, record.key, record.value, |block| {
-                block.extend_from_slice(record.headers.block());
-            });
-        }
+        taken.iter().for_each(|record| into.push_copy(&record));
         Ok(more)
     }
 }
