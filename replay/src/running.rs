@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::{Claim, Wish};
 use crate::jobs::{Part, State};
-use crate::scan::{Scan, Scans, Seat};
+use crate::scan::{IsAway, Scan, Scans, Seat};
 use crate::shadow::Rebuilt;
 use crate::{Mode, Progress, Replay, ReplayError, Request, Window};
 
@@ -221,15 +221,20 @@ pub async fn run(
 
 /// The lanes, with what is left to be done there in one order for all, and the scans that they share.
 fn together(mut lanes: Vec<Lane>, course: &Course) -> (Vec<Lane>, Arc<Scans>) {
+    let requests = lanes.iter().flat_map(|lane| &lane.requests);
+    let mut ranks = BTreeMap::new();
+    for (rank, (_, request)) in requests.enumerate() {
+        ranks.entry(request.feed.collection.clone()).or_insert(rank);
+    }
     for lane in &mut lanes {
         lane.requests.retain(|(index, _)| !course.part(*index).is_over());
-        // Where they wait for each other none may be at a collection that another comes to later.
-        lane.requests.sort_by(|(_, one), (_, other)| one.feed.collection.cmp(&other.feed.collection));
+        // They wait for each other, so none may be at a collection that another comes to later.
+        lane.requests.sort_by_key(|(_, request)| ranks.get(&request.feed.collection).copied());
     }
     let scans = Scans::new(lanes.iter().map(|lane| {
         let replay = lane.replay.clone();
         let topics = lane.requests.iter().map(|(_, request)| request.feed.collection.topic()).collect();
-        (Box::new(move || replay.trouble().is_some()) as Box<dyn Fn() -> bool + Send + Sync>, topics)
+        (Box::new(move || replay.trouble().is_some()) as IsAway, topics)
     }));
     (lanes, scans)
 }

@@ -63,7 +63,7 @@ impl Scan {
 }
 
 /// Says whether a lane stands still because its store or the log is away.
-type IsAway = Box<dyn Fn() -> bool + Send + Sync>;
+pub(crate) type IsAway = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// The shared scans of a job.
 pub(crate) struct Scans {
