@@ -1,8 +1,8 @@
 //! A shared scan: the sinks of one job read a collection side by side, and the log is read once for all of them.
 //!
 //! Whoever is ahead fetches, and what was fetched stays in memory until the last of them has written it. No more is kept
-//! than twice what one of them may take at a time, so the quick wait for the slow. One whose store is away holds the others up for a while, then it is left
-//! behind and reads for itself, from where it is.
+//! than twice what one of them may take at a time, so the quick wait for the slow. One whose store is away holds the others
+//! up for a while; then it is left behind and reads for itself, from where it is.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -253,7 +253,7 @@ impl Stream {
         let mut flow = self.lock();
         let Some(party) = flow.parties.get_mut(&lane) else { return Step::Alone };
         if party.held != Some(next) {
-            party.held = Some(next);
+            (party.held, party.away) = (Some(next), None);
             flow.trim();
             self.moved.notify_waiters();
         }
