@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use primal_core::error::LogError;
 use primal_core::log::{Limits, PartitionReader};
-use primal_core::{Offset, Partition, Records, Topic};
+use primal_core::{Offset, Partition, RecordRef, Records, Topic};
 
 use crate::archive::Life;
 use crate::file::Opened;
@@ -77,11 +77,16 @@ impl Reader {
                 return;
             }
             *at += 1;
-            into.push_copy(&record);
+            copy(record, into);
         }
         into.advance_to(self.next);
         self.group = None;
     }
+}
+
+fn copy(record: RecordRef<'_>, into: &mut Records) {
+    let block = record.headers.block();
+    into.push(record.offset, record.recorded, record.key, record.value, |b| b.extend_from_slice(block));
 }
 
 impl Way {
@@ -129,7 +134,7 @@ impl Way {
         let to = range.end.min(start).min(self.range.end);
         if range.start < next || to < range.end {
             let mut part = Records::new();
-            records.iter().filter(|record| (next..to).contains(&record.offset)).for_each(|r| part.push_copy(&r));
+            records.iter().filter(|record| (next..to).contains(&record.offset)).for_each(|r| copy(r, &mut part));
             records = part;
         }
         Ok(Next::Group { records, next: to, opened, start })

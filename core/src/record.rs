@@ -70,12 +70,6 @@ impl Records {
         self.next = Some(offset + 1);
     }
 
-    /// Adds a copy of a record.
-    pub fn push_copy(&mut self, record: &RecordRef<'_>) {
-        let RecordRef { offset, recorded, key, value, headers } = record;
-        self.push(*offset, *recorded, *key, *value, |block| block.extend_from_slice(headers.block()));
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -117,12 +111,6 @@ impl Records {
     /// All records in offset order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = RecordRef<'_>> {
         self.slots.iter().map(|slot| self.at(slot))
-    }
-
-    /// Those at or after an offset.
-    pub fn iter_from(&self, offset: Offset) -> impl ExactSizeIterator<Item = RecordRef<'_>> {
-        let first = self.slots.partition_point(|slot| slot.offset < offset);
-        self.slots.get(first..).unwrap_or_default().iter().map(|slot| self.at(slot))
     }
 
     fn at(&self, slot: &Slot) -> RecordRef<'_> {
@@ -185,11 +173,6 @@ mod tests {
         assert_eq!(first.headers.text(header::ID), Some("id"));
         assert_eq!((second.key, second.value), (None, Some(&b""[..])));
         assert_eq!((records.len(), records.next_offset()), (2, Some(12)));
-        let offsets = |from| records.iter_from(from).map(|record| record.offset).collect::<Vec<_>>();
-        assert_eq!((offsets(5), offsets(6), offsets(10)), (vec![5, 9], vec![9], vec![]));
-        let mut copy = Records::new();
-        records.iter().for_each(|record| copy.push_copy(&record));
-        assert_eq!(format!("{:?}", copy.get(0)), format!("{:?}", records.get(0)));
         records.clear();
         assert!(records.is_empty() && records.get(0).is_none());
     }

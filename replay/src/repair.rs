@@ -120,7 +120,7 @@ impl Replay {
                 done.applied += rewritten.applied;
                 done.rejected += rewritten.rejected.len() as u64;
             }
-            let read = records.iter_from(at.read).len() as u64;
+            let read = records.iter().filter(|record| record.offset >= at.read).count() as u64;
             done.events += read;
             progress.advance(read);
             if let Some(next) = records.next_offset() {

@@ -360,11 +360,12 @@ impl PartitionReader for Shared {
 fn take(chunks: &[Arc<Chunk>], range: Range<Offset>, into: &mut Records, limits: Limits) -> Offset {
     let mut next = range.start;
     for chunk in chunks {
-        for record in chunk.records.iter_from(next) {
+        for record in chunk.records.iter().skip_while(|record| record.offset < range.start) {
             if record.offset >= range.end || limits.reached(into) {
                 return next;
             }
-            into.push_copy(&record);
+            let block = record.headers.block();
+            into.push(record.offset, record.recorded, record.key, record.value, |b| b.extend_from_slice(block));
             next = record.offset + 1;
         }
         next = next.max(chunk.to).min(range.end);

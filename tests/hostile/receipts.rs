@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use primal_core::event::EventRef;
 use primal_core::log::{EventLog, Limits};
@@ -21,11 +23,16 @@ async fn every_event_with_a_receipt_survives_a_kill() {
     let mut receipts = BTreeSet::new();
     for round in 0..ROUNDS {
         let hub = Hub::start_in(folder.path()).await;
-        let mut writers = JoinSet::new();
+        let (mut writers, confirmed) = (JoinSet::new(), Arc::new(AtomicU32::new(0)));
         for writer in 0..WRITERS {
-            writers.spawn(write(hub.address, format!("{round}-{writer}")));
+            writers.spawn(write(hub.address, format!("{round}-{writer}"), confirmed.clone()));
         }
-        tokio::time::sleep(Duration::from_millis(150 + u64::from(round) * 37)).await;
+        let until = Instant::now() + Duration::from_secs(20);
+        while confirmed.load(Ordering::Relaxed) < WRITERS {
+            assert!(Instant::now() < until, "round {round}: nothing is confirmed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(u64::from(round) * 37)).await;
         hub.kill();
         receipts.extend(writers.join_all().await.into_iter().flatten());
         let found = ids(folder.path()).await;
@@ -37,14 +44,17 @@ async fn every_event_with_a_receipt_survives_a_kill() {
 }
 
 /// Writes until the hub is gone; the ids of all that it has confirmed.
-async fn write(hub: std::net::SocketAddr, name: String) -> Vec<String> {
+async fn write(hub: std::net::SocketAddr, name: String, total: Arc<AtomicU32>) -> Vec<String> {
     let client = primal_tests::http();
     let mut confirmed = Vec::new();
     for number in 0.. {
         let id = format!("{name}-{number}");
         let url = format!("http://{hub}/v1/collections/things/entities/{name}");
         match client.put(url).header("idempotency-key", &id).body("{\"n\":1}").send().await {
-            Ok(answer) if answer.status() == 201 => confirmed.push(id),
+            Ok(answer) if answer.status() == 201 => {
+                confirmed.push(id);
+                total.fetch_add(1, Ordering::Relaxed);
+            }
             _ => break,
         }
     }

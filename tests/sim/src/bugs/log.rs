@@ -156,7 +156,11 @@ impl PartitionReader for Hasty {
         let mut taken = Records::new();
         let more = self.right.fetch(&mut taken, limits).await?;
         tokio::time::sleep(Duration::from_millis(1)).await;
-        taken.iter().for_each(|record| into.push_copy(&record));
+        for record in taken.iter() {
+            into.push(record.offset, record.recorded, record.key, record.value, |block| {
+                block.extend_from_slice(record.headers.block());
+            });
+        }
         Ok(more)
     }
 }
