@@ -349,8 +349,7 @@ impl Walker {
             report.add(Some(*offset), Some(block.clone()), "the record was put in after the sealing");
         }
         if let Some((from, reason)) = unreadable {
-            let to = block.end - 1;
-            report.add(None, Some(*from..block.end), format!("offsets {from} to {to} cannot be read: {reason}"));
+            report.add(None, Some(*from..block.end), format!("cannot be read: {reason}"));
         }
     }
 

@@ -241,6 +241,33 @@ async fn one_flipped_byte_in_the_file_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_flipped_bit_in_a_segment_of_kafka_is_named() {
+    let bootstrap = kafka().await.bootstrap;
+    let prefix = format!("flipped-{}-", std::process::id());
+    let hub = hub(&format!("kafka: {{ bootstrap: \"{bootstrap}\", topic_prefix: \"{prefix}\" }}"));
+    for part in 0..6 {
+        hub.publish(&lines(part * 1_000, (part + 1) * 1_000));
+    }
+    hub.succeed("primalcore", &["audit", "seal"]);
+    assert_eq!(found(&hub, 0, &[]), [vec![], vec![]]);
+    let servers = std::fs::read_dir(std::env::temp_dir().join("primalcore-tests")).unwrap();
+    let segment = format!("logs/{prefix}orders-0/00000000000000000000.log");
+    let path = servers.map(|server| server.unwrap().path().join(&segment)).find(|path| path.exists()).unwrap();
+    let mut file = std::fs::read(&path).unwrap();
+    // The last byte of a batch in the middle: base offset (8 bytes), length of what follows (4 bytes), and that.
+    let mut at = 0;
+    while at <= file.len() / 2 {
+        at += 12 + u32::from_be_bytes(file[at + 8..at + 12].try_into().unwrap()) as usize;
+    }
+    file[at - 1] ^= 1;
+    let disk = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&disk, &file[at - 1..at], at as u64 - 1).unwrap();
+    let findings = found(&hub, 3, &[]);
+    let is_named = |(_, what): &(Option<i64>, String)| what.contains("cannot be read: the batch at offset");
+    assert!(!findings[0].is_empty() && findings[0].iter().all(is_named) && findings[1].is_empty(), "{findings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_and_seals_that_were_taken_away_or_made_anew_are_noticed() {
     let hub = embedded();
     hub.publish(&lines(0, 100));

@@ -63,6 +63,8 @@ impl Source {
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
+            // Otherwise what was changed on the broker's disk is an event like any other.
+            .set("check.crcs", "true")
             .set("allow.auto.create.topics", "false")
             .set("fetch.wait.max.ms", "100")
             // A fetch is decompressed as a whole, beside what is queued already: small ones keep memory low.
@@ -209,14 +211,25 @@ impl Reader {
     }
 
     async fn explained(&self, error: KafkaError) -> LogError {
+        use RDKafkaErrorCode::{AutoOffsetReset, BadCompression, BadMessage, OffsetOutOfRange};
+        let Reader { topic, partition, next, .. } = self;
+        let damaged =
+            || LogError::Damaged(format!("the batch at offset {next} of {topic}/{partition} is unreadable: {error}"));
         let code = error.rdkafka_error_code();
-        if matches!(code, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
-            && let Ok(Some(extents)) = self.admin.extents(&self.topic).await
-            && let Some(extent) = extents.get(self.partition as usize)
-        {
-            return out_of_range(&self.topic, self.partition, self.next, *extent);
+        if matches!(code, Some(BadMessage | BadCompression)) {
+            return damaged();
         }
-        failed(Some(&self.topic), &error)
+        if matches!(code, Some(AutoOffsetReset | OffsetOutOfRange))
+            && let Ok(Some(extents)) = self.admin.extents(topic).await
+            && let Some(extent) = extents.get(*partition as usize)
+        {
+            // Where a fetch brings nothing but a damaged batch, librdkafka loses its place.
+            return match (extent.start..extent.end).contains(next) {
+                true => damaged(),
+                false => out_of_range(topic, *partition, *next, *extent),
+            };
+        }
+        failed(Some(topic), &error)
     }
 }
 
